@@ -1,0 +1,3 @@
+"""recolam: a Large Action Model for recommendation."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What passes between rooms: artifacts, configs, the tokenised dataset, protocols."""

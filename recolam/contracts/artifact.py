@@ -1,0 +1,248 @@
+"""An artifact: a folder that is either whole and described by its `manifest.json`, or not there.
+
+It is built in a hidden folder beside its final place and moved there by one rename, after the manifest. Its digest
+covers the stage, the config, the parents and every file's checksum, and no clock: equal work has an equal digest.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from recolam.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt", ".bin")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened, verified artifact folder."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def stage(self) -> str:
+        return self.manifest["stage"]
+
+    @property
+    def digest(self) -> str:
+        return self.manifest["digest"]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.manifest["config"]
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        return self.manifest["metrics"]
+
+    @property
+    def seed(self) -> int:
+        return self.manifest["seed"]
+
+    def file(self, name: str) -> Path:
+        """The path of one of the files in the manifest.
+
+        Raises:
+            ArtifactError: the manifest does not name it.
+        """
+        if name not in self.manifest["files"]:
+            raise ArtifactError(f"{self.path}: has no file {name!r}")
+        return self.path / name
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.file(name).read_text())
+
+    def parent(self, name: str) -> "Artifact":
+        """The artifact that this one was made from, as it was then.
+
+        Raises:
+            ArtifactError: there is no such parent, or it is not the one it was.
+        """
+        if name not in self.manifest["parents"]:
+            raise ArtifactError(f"{self.path}: has no parent {name!r}; parents: {sorted(self.manifest['parents'])}")
+        reference = self.manifest["parents"][name]
+        parent = open_artifact((self.path / reference["path"]).resolve())
+        if parent.digest != reference["digest"]:
+            raise ArtifactError(
+                f"{self.path}: its parent {name!r} at {parent.path} has digest {parent.digest}, not {reference['digest']}"
+            )
+        return parent
+
+
+def open_artifact(path: str | Path, *, stage: str | None = None) -> Artifact:
+    """Opens and verifies an artifact.
+
+    Raises:
+        ArtifactError: no manifest (missing or half-written), another stage or schema, a file that is missing,
+            changed (checksum) or pickled.
+    """
+    path = Path(path)
+    manifest_path = path / MANIFEST
+    if not manifest_path.is_file():
+        raise ArtifactError(f"{path}: no {MANIFEST}: not an artifact, or half-written")
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        version, files, digest = manifest["schema_version"], manifest["files"], manifest["digest"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{manifest_path}: unreadable manifest ({error})") from error
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(f"{manifest_path}: schema version {version}, this code reads {SCHEMA_VERSION}")
+    if stage is not None and manifest["stage"] != stage:
+        raise ArtifactError(f"{path}: an artifact of stage {manifest['stage']!r}, not {stage!r}")
+    for name, entry in files.items():
+        _verify_file(path, name, entry)
+    if digest != _digest(manifest):
+        raise ArtifactError(f"{manifest_path}: changed since it was written (digest does not match its content)")
+    return Artifact(path=path.resolve(), manifest=manifest)
+
+
+def _verify_file(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ArtifactError(f"{folder}: the manifest names {name!r}, outside the artifact")
+    refuse_pickle(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing, though the manifest names it")
+    if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+        raise ArtifactError(f"{path}: changed since it was written (checksum does not match)")
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises ArtifactError where `path` has a pickle's ending: nothing here ever unpickles."""
+    if path.suffix in _PICKLES:
+        raise ArtifactError(f"{path}: a {path.suffix} file can hold a pickle, which can run code; use safetensors")
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def canonical_digest(value: Any) -> str:
+    """The SHA-256 of a JSON value, the same for equal values whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=True).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that readers see the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as stream:
+        json.dump(value, stream, indent=1, sort_keys=True, default=str)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+@dataclass
+class Draft:
+    """An artifact under construction. Fill `folder`; keep what a resumed run needs in `scratch`."""
+
+    folder: Path
+    scratch: Path
+    final: Path
+    started: float = field(default_factory=time.monotonic)
+
+
+def build_artifact(
+    final: Path,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    parents: Mapping[str, Artifact],
+    seed: int,
+    build: Callable[[Draft], Mapping[str, Any]],
+) -> Artifact:
+    """Runs `build` in a draft folder, then publishes it at `final` in one rename.
+
+    `build` returns the artifact's metrics. A draft left by a killed process is thrown away, its scratch folder is
+    kept for `build` to resume from. An artifact already at `final` is replaced only once the new one is whole.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(final.parent / f".{final.name}.lock"):
+        draft = Draft(
+            folder=final.parent / f".{final.name}.partial", scratch=final.parent / f".{final.name}.scratch", final=final
+        )
+        shutil.rmtree(draft.folder, ignore_errors=True)
+        draft.folder.mkdir()
+        draft.scratch.mkdir(exist_ok=True)
+        metrics = build(draft)
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "stage": stage,
+            "config": dict(config),
+            "parents": {
+                name: {"path": os.path.relpath(parent.path, final), "digest": parent.digest}
+                for name, parent in sorted(parents.items())
+            },
+            "seed": seed,
+            "files": _describe_files(draft.folder),
+            "metrics": dict(metrics),
+            "commit": _commit(),
+            "seconds": round(time.monotonic() - draft.started, 3),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        manifest = json.loads(json.dumps(manifest, default=str))
+        manifest["digest"] = _digest(manifest)
+        write_json(draft.folder / MANIFEST, manifest)
+        _publish(draft.folder, final)
+        shutil.rmtree(draft.scratch, ignore_errors=True)
+    return open_artifact(final, stage=stage)
+
+
+def _describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        refuse_pickle(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    return files
+
+
+def _publish(folder: Path, final: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    retired = final.parent / f".{final.name}.retired"
+    shutil.rmtree(retired, ignore_errors=True)
+    if final.exists():
+        final.rename(retired)
+    folder.rename(final)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return canonical_digest(
+        {
+            "schema_version": manifest["schema_version"],
+            "stage": manifest["stage"],
+            "config": manifest["config"],
+            "parents": {name: parent["digest"] for name, parent in manifest["parents"].items()},
+            "seed": manifest["seed"],
+            "files": {name: entry["sha256"] for name, entry in manifest["files"].items()},
+            "metrics": manifest["metrics"],
+        }
+    )
+
+
+def _commit() -> str:
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    folder = Path(__file__).resolve().parent
+    answer = subprocess.run(  # noqa: S603 - fixed arguments
+        [git, "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or "unknown"

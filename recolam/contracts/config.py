@@ -1,0 +1,66 @@
+"""Configs are frozen dataclasses; these functions move them from and to JSON, refusing what does not fit."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from recolam.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+def from_mapping(cls: type[Config], values: Mapping[str, Any], *, where: str) -> Config:
+    """Builds `cls` from JSON-like values.
+
+    Raises:
+        ConfigError: an unknown key, or a value whose type is not the field's; `where` names the source.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+    converted = {key: _convert(value, hints[key], where=f"{where}.{key}") for key, value in values.items()}
+    return cls(**converted)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The JSON form of a config; `from_mapping` reads it back."""
+    return dataclasses.asdict(config)
+
+
+def _convert(value: Any, hint: Any, *, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_mapping(hint, value, where=where)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(value, typing.get_args(hint), where=where)
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, typing.get_args(hint)))}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(item, typing.get_args(hint)[0], where=where) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _convert(item, typing.get_args(hint)[1], where=f"{where}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or hint
+    if plain is not Any and (not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool)):
+        raise ConfigError(f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
+    return value
+
+
+def _convert_union(value: Any, options: tuple[Any, ...], *, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _convert(value, option, where=where)
+        except ConfigError as error:
+            last = error
+    raise last

@@ -1,0 +1,73 @@
+"""What a world, a slate policy and an item scorer promise to each other.
+
+Shape legend: B users or sessions side by side, T history length, K slate positions, N token ids (special ones
+included, so that an item's column is its token id).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a recommender may see.
+
+    Attributes:
+        history_BT: token ids of consumed items, oldest first, padded with 0 on the right; int64.
+        length_B: how many of them are real.
+    """
+
+    history_BT: "Tensor"
+    length_B: "Tensor"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The users' answer to one slate each.
+
+    Attributes:
+        observation: what may be seen next.
+        choice_B: position clicked in the slate, -1 for none; int64.
+        reward_B: the reward, 0 for users whose session had ended before.
+        terminated_B: True where the user left (an end of the world's making).
+        truncated_B: True where the horizon cut the session (the value beyond it is not zero).
+    """
+
+    observation: Observation
+    choice_B: "Tensor"
+    reward_B: "Tensor"
+    terminated_B: "Tensor"
+    truncated_B: "Tensor"
+
+
+class Environment(Protocol):
+    """Simulated users, side by side. Ended sessions stay ended until the next `reset`."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def slate_size(self) -> int: ...
+
+    def reset(self, *, users: int, seed: int) -> Observation:
+        """Starts `users` sessions; equal seeds start equal sessions."""
+
+    def step(self, slate_BK: "Tensor") -> StepResult:
+        """Shows each user an ordered slate of K distinct item tokens."""
+
+
+class SlatePolicy(Protocol):
+    """A distribution over ordered slates of K distinct items."""
+
+    def slates(self, observation: Observation, *, k: int, generator: "object | None") -> "Tensor":
+        """Token ids [B, K], best first; sampled with a generator, greedy without."""
+
+
+class ItemScorer(Protocol):
+    """Scores every item for a history: what ranking metrics are computed from."""
+
+    def scores(self, history_BT: "Tensor", length_B: "Tensor") -> "Tensor":
+        """Float [B, N]; higher is better. Columns of special tokens are ignored by the metrics."""
