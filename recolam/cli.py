@@ -1,0 +1,210 @@
+"""The command line: argv -> stage configs -> run. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 done, 1 unexpected failure, 2 wrong input or setting, 3 missing or damaged artifact.
+"""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recolam import pipeline, presets
+from recolam.contracts.artifact import Artifact, open_artifact
+from recolam.contracts.home import Home
+from recolam.errors import ConfigError, RecolamError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="**recolam**: from interaction logs to a registered slate policy. Start with `recolam run`, which takes its "
+    "own demo world when you name no data. Exit codes: 0 done, 1 failure, 2 wrong input, 3 damaged artifact.",
+)
+Preset = StrEnum("Preset", {name: name for name in presets.NAMES})
+
+HomeOption = Annotated[
+    str | None, typer.Option("--home", help="Root of feature_store/, mlruns/ and runs/; default: this repository.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Decides every random draw.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help='JSON file of settings over the preset, by stage: {"pretrain": {"width": 64}}.'),
+]
+DataOption = Annotated[str, typer.Option("--data", help="'demo', or the path of a log: zip, folder or file.")]
+PresetOption = Annotated[Preset, typer.Option("--preset", help="How much work: tiny, quick, standard or full.")]
+
+
+@app.command()
+def run(
+    data: DataOption = "demo",
+    format: Annotated[str, typer.Option(help="The log's format; 'auto' looks.")] = "auto",
+    preset: PresetOption = Preset["quick"],
+    home: HomeOption = None,
+    seed: SeedOption = 0,
+    config: ConfigOption = None,
+) -> None:
+    """Run all stages in order; unchanged stages are not run again. Prints the path of summary.json.
+
+    Example: `recolam run --data ml-1m.zip --preset quick`. Your own CSV needs a mapping of its columns:
+    `--config` with `{"ingest": {"mapping": {"user": "uid", "item": "sku", "time": "ts"}}}`.
+    """
+    plan = pipeline.make_plan(data, format, preset.value, home, seed, _read_config(config))
+    print(pipeline.run_all(plan))
+
+
+def _stage_command(stage: str, text: str) -> None:
+    """Adds the command of one stage, with an option for each artifact that it reads."""
+
+    def command(
+        inputs: Annotated[
+            list[str] | None, typer.Option("--input", "-i", help="NAME=PATH of a parent artifact; repeat for each.")
+        ] = None,
+        preset: PresetOption = Preset["quick"],
+        home: HomeOption = None,
+        seed: SeedOption = 0,
+        config: Annotated[Path | None, typer.Option("--config", help="JSON file of this stage's settings.")] = None,
+        data: DataOption = "demo",
+        format: Annotated[str, typer.Option(help="The log's format (ingest only).")] = "auto",
+    ) -> None:
+        overrides = {stage: _read_config(config)} if config is not None else {}
+        plan = pipeline.make_plan(data, format, preset.value, home, seed, overrides)
+        parents = _open_inputs(stage, inputs or [])
+        values: dict[str, Any] = {}
+        if stage == "ingest" and plan.is_demo:
+            demo, _ = pipeline.execute("demo", pipeline.stage_config(plan, "demo"), {}, home=plan.home, seed=seed)
+            values = {"data": str(demo.path), "format": "recolam", "name": "demo"}
+        settings = pipeline.stage_config(plan, stage, **values)
+        artifact, _ = pipeline.execute(stage, settings, parents, home=plan.home, seed=seed)
+        print(artifact.path)
+
+    needs = ", ".join(pipeline.STAGES[stage].inputs) or "no artifact"
+    app.command(stage, help=f"{text} Needs: {needs}. Prints the artifact's path.")(command)
+
+
+_stage_command("ingest", "Validate a log, quarantine bad rows, append to Delta tables.")
+_stage_command("features", "Split by time, build the vocabulary from train, tokenise.")
+_stage_command("pretrain", "Train the sequence transformer on the tokenised dataset.")
+_stage_command("world", "Fit simulated users to the logs and check their calibration.")
+_stage_command("policy", "Train the slate policy by policy gradient in the world.")
+_stage_command("transfer", "Tune the policy for another domain (features: the target domain's).")
+_stage_command("evaluate", "Rank, estimate off-policy, and write the report.")
+_stage_command("register", "Register the policy in MLflow; promote it if it beats the champion.")
+
+
+@app.command()
+def recommend(
+    history: Annotated[str, typer.Option(help="Item ids, oldest first, joined by commas; may be empty.")],
+    model: Annotated[
+        str, typer.Option(help="MLflow model URI, such as models:/recolam-slate-policy@champion.")
+    ] = f"models:/{pipeline.MODEL_NAME}@champion",
+    exclude: Annotated[str, typer.Option(help="Item ids never to show, joined by commas.")] = "",
+    k: Annotated[int, typer.Option(min=1, help="Items of the slate.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Recommend a slate with a registered model."""
+    from recolam.register.registry import load_model  # mlflow takes seconds to import
+
+    query = {"history": [_ids(history)], "exclude": [_ids(exclude)], "k": [k]}
+    answer = load_model(Home.at(home), model).predict(query)
+    slate, scores = list(answer["slate"][0]), [float(score) for score in answer["scores"][0]]
+    if as_json:
+        print(json.dumps({"model": model, "slate": slate, "scores": scores}))
+    else:
+        for place, (item, score) in enumerate(zip(slate, scores, strict=True), start=1):
+            print(f"{place:3d}  {item}  {score:.4f}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="pretrain or simulate.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
+) -> None:
+    """Measure: one JSON line on stdout.
+
+    pretrain: --data --max-len --dim --blocks --batch-size --epochs; simulate: --users --items --topics --slate --steps.
+    """
+    from recolam import bench as benches  # torch takes seconds to import
+
+    print(json.dumps(benches.run(name, _options(context.args))))
+
+
+@app.command()
+def rollback(home: HomeOption = None, name: Annotated[str, typer.Option(help="Registered model.")] = pipeline.MODEL_NAME) -> None:
+    """Give the champion alias back to the version that had it before."""
+    from recolam.register.registry import rollback as undo
+
+    print(undo(Home.at(home), name))
+
+
+def main() -> None:
+    """Entry point: named errors become one line and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except RecolamError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+    except typer.Exit as stop:
+        raise SystemExit(stop.exit_code) from stop
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of the command line itself
+            error.show()
+            raise SystemExit(error.exit_code) from error
+        raise
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a JSON object is needed, not {type(values).__name__}")
+    return values
+
+
+def _open_inputs(stage: str, inputs: list[str]) -> dict[str, Artifact]:
+    """The parents named as NAME=PATH.
+
+    Raises:
+        ConfigError: an input is missing, repeated or unknown to the stage.
+    """
+    spec = pipeline.STAGES[stage]
+    parents: dict[str, Artifact] = {}
+    for text in inputs:
+        name, separator, path = text.partition("=")
+        known = name in spec.inputs + spec.optional or name.startswith("transfer_")
+        if not separator or not known or name in parents:
+            raise ConfigError(f"--input {text!r}: {stage} reads {', '.join(spec.inputs + spec.optional) or 'nothing'}")
+        parents[name] = open_artifact(path)
+    missing = [name for name in spec.inputs if name not in parents]
+    if missing:
+        raise ConfigError(f"{stage} needs --input {missing[0]}=PATH")
+    return parents
+
+
+def _ids(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _options(arguments: list[str]) -> dict[str, str]:
+    """`--some-name value` pairs as {"some_name": "value"}."""
+    if len(arguments) % 2:
+        raise ConfigError(f"option {arguments[-1]!r} has no value")
+    pairs = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    for name in pairs:
+        if not name.startswith("--"):
+            raise ConfigError(f"{name!r} is not an option")
+    return {name[2:].replace("-", "_"): value for name, value in pairs.items()}
+
+

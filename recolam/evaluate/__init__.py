@@ -1,0 +1,1 @@
+"""Judging what was trained: ranking metrics, off-policy estimates, intervals, the gate and the report."""

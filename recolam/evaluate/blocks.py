@@ -1,0 +1,141 @@
+"""The parts of report.json that are gathered, not computed: data, lineage, transfer, examples.
+
+Shape legend: B users, T history, K slate.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recolam.contracts.artifact import Artifact
+from recolam.contracts.dataset import FIRST_ITEM, TokenisedDataset
+from recolam.contracts.protocols import ItemScorer, Observation
+from recolam.policy.agent import SlateAgent, admissible
+from recolam.seeding import numpy_generator
+
+TRANSFER = "transfer_"
+_EARLIEST_EXAMPLE = 5  # items a user should have had to make a telling example
+
+
+def observe(dataset: TokenisedDataset, event_Q: NDArray[np.int64], *, max_len: int) -> Observation:
+    """What a recommender saw before each event."""
+    history, length = dataset.histories(event_Q, limit=max_len)
+    return Observation(torch.from_numpy(history.astype(np.int64)), torch.from_numpy(length))
+
+
+def data_facts(features: Artifact, dataset: TokenisedDataset) -> dict[str, Any]:
+    """What is known of the data: what ingest read and refused, what features made of it."""
+    facts: dict[str, Any] = {}
+    ingest = next((row for row in _ancestors({"features": features}) if row[0] == "ingest"), None)
+    if ingest is not None and ingest[1] is not None:
+        read = ingest[1].metrics
+        if "quality.json" in ingest[1].manifest["files"]:
+            read = ingest[1].json("quality.json")
+        names = {
+            "name": "Dataset", "format": "Format", "clock": "Clock", "rows_read": "Rows read", "rows": "Rows kept",
+            "quarantined": "Rows in quarantine", "rules": "Refused by rule", "users": "Users", "items": "Items",
+        }  # fmt: skip
+        facts |= {words: read[key] for key, words in names.items() if read.get(key) is not None}
+    info = dataset.info
+    facts |= {"Domain judged here": info.get("domain"), "Split": str(info.get("split", "")).replace("_", " ")}
+    cuts = info.get("cut_times")
+    if cuts and info.get("clock") == "time":
+        facts["Validation from"], facts["Test from"] = (
+            datetime.fromtimestamp(int(cut), tz=UTC).strftime("%Y-%m-%d %H:%M UTC") for cut in cuts
+        )
+    facts |= {"Catalogue": len(dataset.items), "Counts": info.get("counts", {}), "Left out": info.get("dropped", {})}
+    return facts
+
+
+def lineage(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """One row for every artifact this evaluation rests on, sources first; ancestors that are gone keep their digest."""
+    rows = [
+        {
+            "name": name,
+            "digest": digest,
+            "seed": None if artifact is None else artifact.seed,
+            "commit": "unknown" if artifact is None else artifact.manifest.get("commit", "unknown"),
+            "config": {} if artifact is None else dict(artifact.config),
+        }
+        for name, artifact, digest in _ancestors(inputs)
+    ]
+    return rows[::-1]
+
+
+def _ancestors(inputs: Mapping[str, Artifact]) -> Iterator[tuple[str, Artifact | None, str]]:
+    """The inputs and all they were made from, each digest once, nearest first."""
+    waiting: list[tuple[str, Artifact | None, str]] = [
+        (name, artifact, artifact.digest) for name, artifact in sorted(inputs.items(), reverse=True)
+    ]
+    met: set[str] = set()
+    while waiting:
+        name, artifact, digest = waiting.pop(0)
+        if digest in met:
+            continue
+        met.add(digest)
+        yield name, artifact, digest
+        if artifact is not None:
+            for parent, reference in sorted(artifact.manifest["parents"].items(), reverse=True):
+                is_there = (artifact.path / reference["path"]).is_dir()
+                waiting.append((parent, artifact.parent(parent) if is_there else None, reference["digest"]))
+
+
+def transfer_rows(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """One row for every `transfer_<domain>` input: domain, kept and ndcg10 by way of tuning."""
+    return [
+        {
+            "domain": artifact.metrics.get("domain", name.removeprefix(TRANSFER)),
+            "kept": artifact.metrics.get("kept"),
+            "ndcg10": dict(artifact.metrics.get("ndcg10", {})),
+        }
+        for name, artifact in sorted(inputs.items())
+        if name.startswith(TRANSFER)
+    ]
+
+
+@torch.no_grad()
+def examples(
+    dataset: TokenisedDataset,
+    agent: SlateAgent,
+    pretrained: ItemScorer,
+    event_Q: NDArray[np.int64],
+    *,
+    users: int,
+    k: int,
+    max_len: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Titles for a few users drawn by the seed: what they had last, both slates, and what they took next."""
+    had_Q = event_Q - dataset.user_offset_U1[dataset.user_of_event(event_Q)]
+    telling_Q = event_Q[had_Q >= min(_EARLIEST_EXAMPLE, int(had_Q.max()))]
+    drawn = numpy_generator(seed, "examples").choice(telling_Q, size=min(users, len(telling_Q)), replace=False)
+    chosen_Q = np.sort(drawn)
+    seen = observe(dataset, chosen_Q, max_len=max_len)
+    policy_BK = agent.slates(seen, k=k, generator=None)
+    score_BN = admissible(pretrained.scores(seen.history_BT, seen.length_B), seen.history_BT)
+    pretrained_BK = score_BN.topk(policy_BK.shape[1], dim=1).indices
+    rows = []
+    for row, event in enumerate(chosen_Q):
+        history_T = seen.history_BT[row, : int(seen.length_B[row])]
+        rows.append(
+            {
+                "history": _titles(dataset, history_T[-_EARLIEST_EXAMPLE:].tolist()),
+                "policy": _titles(dataset, policy_BK[row].tolist()),
+                "pretrained": _titles(dataset, pretrained_BK[row].tolist()),
+                "next": _titles(dataset, [int(dataset.event_item_E[event])])[0],
+            }
+        )
+    return rows
+
+
+def _titles(dataset: TokenisedDataset, tokens: list[int]) -> list[str]:
+    def title(token: int) -> str:
+        if token < FIRST_ITEM:
+            return "an item that training never met"
+        return dataset.titles[token - FIRST_ITEM] or dataset.items[token - FIRST_ITEM]
+
+    return [title(token) for token in tokens]

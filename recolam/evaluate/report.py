@@ -1,0 +1,95 @@
+"""From the numbers of report.json to report.html and model_card.md: no number is made here, only shown.
+
+`report` is a JSON-able mapping; `recolam.evaluate.stage` lists its keys.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from recolam.evaluate import words
+from recolam.evaluate.figures import Mark, curves, interval_bars, interval_points, reliability_diagram
+from recolam.evaluate.verdict import number
+
+TRANSFER_WAYS = ("scratch", "zero_shot", "full", "head", "lora")
+_TEMPLATES = Path(__file__).parent / "templates"
+_PANELS = 8
+
+
+def render_html(report: Mapping[str, Any]) -> str:
+    """The report as one HTML page that needs nothing else; the same bytes for the same report."""
+    pictures = {name: Markup(svg) for name, svg in draw_pictures(report).items()}  # noqa: S704 - made by figures.py
+    template = _environment().get_template("report.html.j2")
+    return template.render(report=report, pictures=pictures, transfer_ways=TRANSFER_WAYS)
+
+
+def render_card(report: Mapping[str, Any]) -> str:
+    """The model card as Markdown."""
+    return _environment().get_template("model_card.md.j2").render(report=report)
+
+
+def draw_pictures(report: Mapping[str, Any]) -> dict[str, str]:
+    """The report's pictures as SVG by name; one is missing where its numbers are."""
+    returns, rows, ope = report["returns"], report["ranking"]["rows"], report["ope"]
+    pictures = {
+        "returns": interval_bars(
+            [
+                Mark(words.label(name), returns[name]["mean"], returns[name].get("ci95"), name == "trained")
+                for name in words.in_order(returns)
+            ],
+            name="returns", title="Mean reward per simulated session, by policy", axis="reward per session",
+        ),
+        "ranking": interval_bars(
+            [
+                Mark(words.label(name), row["ndcg10"]["mean"], row["ndcg10"]["ci95"], name == "policy")
+                for name, row in rows.items()
+            ],
+            name="ranking", title="Next-item accuracy, by ranker", axis="NDCG@10",
+        ),
+    }  # fmt: skip
+    if ope["estimates"]:
+        pictures["ope"] = interval_points(
+            [
+                Mark(words.label(name), row["value"], row["ci95"], name == "dr")
+                for name, row in ope["estimates"].items()
+            ],
+            name="ope", title="Estimated reward of one slate of the new policy", axis="reward per slate",
+            line=("as logged", ope["logged_mean"]),
+        )  # fmt: skip
+    panels = {name: series for name, series in report["curves"].items() if len(series)}
+    if panels:
+        chosen = sorted(panels, key=lambda name: ("return" not in name, name))[:_PANELS]
+        pictures["curves"] = curves(
+            {name: panels[name] for name in chosen}, name="curves", title="Learning curves of the policy"
+        )
+    if report["calibration"].get("bins"):
+        pictures["calibration"] = reliability_diagram(
+            report["calibration"]["bins"], name="calibration", title="Predicted against observed clicks"
+        )
+    return pictures
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "between": words.between,
+        "calibration_facts": words.calibration_facts,
+        "calibration_pairs": words.calibration_pairs,
+        "cell": words.cell,
+        "count": words.count,
+        "facts": words.facts,
+        "in_order": words.in_order,
+        "label": words.label,
+        "meaning": words.meaning,
+        "number": number,
+        "percent": words.percent,
+        "pretty": words.pretty,
+        "seeds": words.seeds,
+        "title_text": words.title_text,
+    }
+    return environment

@@ -1,0 +1,160 @@
+"""How names and numbers are written in the report: the filters of its templates. All input counts as hostile."""
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recolam.evaluate.verdict import number
+
+RETURNS_ORDER = (
+    "random",
+    "popularity",
+    "untrained",
+    "pretrained_greedy",
+    "champion",
+    "trained",
+    "trained_sampled",
+    "myopic",
+)
+_LABELS = {
+    "random": "Random slates",
+    "popularity": "Most popular items",
+    "item_knn": "Item-kNN",
+    "pretrained": "Learnt from logs alone",
+    "pretrained_greedy": "Learnt from logs alone",
+    "untrained": "Policy before training",
+    "policy": "New policy",
+    "trained": "New policy",
+    "trained_sampled": "New policy, sampled",
+    "champion": "Champion now in service",
+    "myopic": "Told the users' true state",
+    "ips": "IPS",
+    "snips": "SNIPS",
+    "dm": "DM (model only)",
+    "dr": "DR",
+    "scratch": "From scratch",
+    "zero_shot": "Zero-shot",
+    "full": "Full tuning",
+    "head": "Head only",
+    "lora": "LoRA",
+}
+_MEANINGS = {
+    "random": "Items drawn at random: the floor.",
+    "popularity": "The same best-sellers for everybody.",
+    "untrained": "The slate policy as it starts, sampled, before any simulated session.",
+    "pretrained_greedy": "The likeliest next items according to the logs.",
+    "champion": "What the model registry serves today.",
+    "trained": "Trained on whole simulated sessions; shows its likeliest slate, as it would be served.",
+    "trained_sampled": "The same, drawing its slates at random as in training.",
+    "myopic": "The best next click with knowledge no real recommender has; it does not plan ahead.",
+}
+_CALIBRATION = {
+    "users": "Held-out users",
+    "slates": "Held-out slates",
+    "ece": "Expected calibration error of clicks",
+    "nll": "Surprise per choice, nats (lower is better)",
+    "nll_uniform": "Surprise of a blind guess, nats",
+    "assumed_click_rate": "Share of slates clicked: assumed, the log has none",
+}
+_BEHAVIOURS = {
+    "click_rate": "Slates with a click",
+    "leaving_rate": "Slates after which the user left",
+    "reward_given_click": "Reward of a click",
+}
+_LONGEST_TITLE, _LONGEST_FACT = 120, 300
+
+
+def label(name: str) -> str:
+    """A name from the code in a reader's words; unknown names keep their own."""
+    return _LABELS.get(name, name.replace("_", " "))
+
+
+def meaning(name: str) -> str:
+    """What a policy is, in a sentence; "" for one this room does not know."""
+    return _MEANINGS.get(name, "")
+
+
+def count(value: float) -> str:
+    """A whole number with separators."""
+    return f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    """A share as a percentage with one decimal."""
+    return f"{value:.1%}"
+
+
+def between(ci95: Sequence[float] | None) -> str:
+    """The ends of an interval in words."""
+    return "\u2013" if not ci95 else f"{number(ci95[0])} to {number(ci95[1])}"
+
+
+def in_order(returns: Mapping[str, Any]) -> list[str]:
+    """The policies of the returns, weakest reference first, then those nobody expected, by name."""
+    known = [name for name in RETURNS_ORDER if name in returns]
+    return known + sorted(set(returns) - set(known))
+
+
+def seeds(returns: Mapping[str, Any]) -> int:
+    """How many seeds the returns were averaged over."""
+    return max((len(value.get("per_seed", [])) for value in returns.values()), default=0)
+
+
+def title_text(text: str) -> str:
+    """A title without control, direction and surrogate characters, cut at 120 characters."""
+    kept = "".join(" " if unicodedata.category(char)[0] == "C" else char for char in text[: 2 * _LONGEST_TITLE])
+    kept = " ".join(kept.split())
+    return kept if len(kept) <= _LONGEST_TITLE else kept[: _LONGEST_TITLE - 1] + "\u2026"
+
+
+def facts(data: Mapping[str, Any], *, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as flat (name, value) pairs in words, empty values left out."""
+    pairs: list[tuple[str, str]] = []
+    for key, value in data.items():
+        name = title_text(f"{prefix}{str(key).replace('_', ' ')}")
+        if isinstance(value, Mapping):
+            pairs += facts(value, prefix=f"{name}: ")
+        elif value is not None and value != [] and value != "":
+            pairs.append((name, _fact(value)))
+    return pairs
+
+
+def calibration_facts(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The single numbers of a calibration, in words; what is missing is left out."""
+    return [(text, _fact(calibration[key])) for key, text in _CALIBRATION.items() if calibration.get(key) is not None]
+
+
+def calibration_pairs(calibration: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(behaviour, logged, simulated), clicks by position last; what is missing is left out."""
+    named = [(text, calibration.get(key)) for key, text in _BEHAVIOURS.items()]
+    positions = calibration.get("position_rate") or []
+    named += [(f"Click at position {place}", pair) for place, pair in enumerate(positions, start=1)]
+    return [
+        (text, number(pair["logged"]), number(pair["simulated"]))
+        for text, pair in named
+        if isinstance(pair, Mapping) and {"logged", "simulated"} <= set(pair)
+    ]
+
+
+def pretty(value: Any) -> str:
+    """JSON for reading."""
+    return json.dumps(value, indent=1, sort_keys=True, default=str)
+
+
+def cell(text: str) -> str:
+    """Text for a Markdown table cell: on one line, without characters that would end the cell or start markup."""
+    return title_text(str(text)).translate({ord(char): f"\\{char}" for char in r"\|`*_[]#!"})
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, list | tuple):
+        value = ", ".join(_fact(part) for part in value[:20]) + (", \u2026" if len(value) > 20 else "")
+    text = title_text(str(value)) if not isinstance(value, str) else str(value)
+    return text if len(text) <= _LONGEST_FACT else text[: _LONGEST_FACT - 1] + "\u2026"

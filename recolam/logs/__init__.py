@@ -1,0 +1,1 @@
+"""From raw logs to Delta tables: readers, validation with quarantine, an idempotent append-only store."""

@@ -1,0 +1,1 @@
+"""One reader per format: it finds its files in a source and hands over their rows as text."""

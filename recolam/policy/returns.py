@@ -1,0 +1,94 @@
+"""What a policy earns in a world: mean session return, several seeds, an interval over them.
+
+Shape legend: B sessions, K slate.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recolam.contracts.protocols import Observation
+from recolam.policy.agent import SlateAgent, admissible
+from recolam.policy.plackett_luce import sample
+from recolam.seeding import derive
+from recolam.world.environment import SimulatedUsers
+
+Act = Callable[[Observation, torch.Generator], Tensor]
+"""(observation, generator) -> slates int64 [B, K]."""
+
+# Two-sided 97.5 % quantiles of Student's t by degrees of freedom 1 to 30.
+_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+         2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
+
+
+@torch.no_grad()
+def session_returns(environment: SimulatedUsers, act: Act, *, users: int, seed: int) -> float:
+    """Mean over sessions of the undiscounted sum of rewards until the user leaves or the horizon cuts."""
+    observation = environment.reset(users=users, seed=seed)
+    generator = torch.Generator(device=observation.history_BT.device).manual_seed(derive(seed, "act"))
+    total = 0.0
+    for _ in range(environment.horizon):
+        if not bool(environment.state.get("is_active").any()):
+            break
+        result = environment.step(act(observation, generator))
+        total += float(result.reward_B.sum())
+        observation = result.observation
+    return total / users
+
+
+def greedy(agent: SlateAgent, *, k: int) -> Act:
+    return lambda observation, _: agent.slates(observation, k=k, generator=None)
+
+
+def sampled(agent: SlateAgent, *, k: int) -> Act:
+    return lambda observation, generator: agent.slates(observation, k=k, generator=generator)
+
+
+def static(score_N: Tensor, *, k: int) -> Act:
+    """The same ranking for everybody, without what the user had: popularity."""
+
+    def act(observation: Observation, generator: torch.Generator) -> Tensor:
+        return sample(admissible(score_N.expand(len(observation.length_B), -1), observation.history_BT), k, None)
+
+    return act
+
+
+def uniform(*, tokens: int, k: int) -> Act:
+    """Slates of admissible items, all alike."""
+
+    def act(observation: Observation, generator: torch.Generator) -> Tensor:
+        score_BN = torch.zeros(len(observation.length_B), tokens, device=observation.length_B.device)
+        return sample(admissible(score_BN, observation.history_BT), k, generator)
+
+    return act
+
+
+def myopic(environment: SimulatedUsers) -> Act:
+    """The slate of largest expected immediate reward, knowing the true state: privileged, and short-sighted."""
+    return lambda observation, generator: environment.users.greedy_slate(environment.state)
+
+
+def compare(
+    environment: SimulatedUsers, policies: dict[str, Act], *, users: int, seeds: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """Every policy on the same seeds: {name: {"mean", "ci95": [low, high], "per_seed"}}, a t interval over seeds."""
+    table = {}
+    for name, act in policies.items():
+        per_seed = [session_returns(environment, act, users=users, seed=seed) for seed in seeds]
+        table[name] = {"per_seed": per_seed, **mean_interval(per_seed)}
+    return table
+
+
+def mean_interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and two-sided 95 % Student t interval; a single value has an unbounded one."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return {"mean": mean, "ci95": [-math.inf, math.inf]}
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    reach = _T975[min(len(values) - 1, len(_T975)) - 1] * error
+    return {"mean": mean, "ci95": [mean - reach, mean + reach]}
+
+

@@ -1,0 +1,88 @@
+"""Trains the slate policy in the world and compares it with what else one could show."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from recolam.contracts.artifact import open_artifact
+from recolam.contracts.dataset import TokenisedDataset
+from recolam.contracts.stage import StageContext
+from recolam.policy import returns
+from recolam.policy.agent import SlateAgent
+from recolam.policy.training import PolicyTrainingConfig, train_policy
+from recolam.progress import say
+from recolam.seeding import derive
+from recolam.sequence.model import load_sequence_model
+from recolam.world.saved import SavedWorld
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Training, and how many users and seeds the final comparison plays; `temperature` divides the item scores."""
+
+    temperature: float = 1.0
+    evaluation_users: int = 500
+    evaluation_seeds: int = 10
+    training: PolicyTrainingConfig = field(default_factory=PolicyTrainingConfig)
+
+
+def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
+    """Inputs: pretrain (start weights), world, features. Leaves model/, vocabulary.json, policy.json, curves.json.
+
+    The comparison plays users whom neither the fitting nor the training of the policy has met, on seeds of its own.
+    """
+    pretrain, world = context.inputs["pretrain"], SavedWorld.open(context.inputs["world"].path)
+    dataset = TokenisedDataset.load(context.inputs["features"].path)
+    learning, judging = (world.environment(population=name) for name in ("train", "held_out"))
+    settings = {
+        "slate_size": learning.slate_size,
+        "max_len": load_sequence_model(pretrain.path / "model").config.max_len,
+        "domain": dataset.info["domain"],
+        "world": world.kind,
+        "reward": "watch time" if world.kind == "interest_evolution" else "fitted reward given a click",
+        "gamma": config.training.gamma,
+    }
+
+    def fresh() -> SlateAgent:
+        model = load_sequence_model(pretrain.path / "model").eval()
+        return SlateAgent(model, config.temperature, dataset.items, settings)
+
+    agent = fresh()
+    curves = train_policy(
+        agent, learning, config.training, seed=derive(context.seed, "policy"), scratch=context.scratch
+    )
+    say("comparing policies on held-out users")
+    k, untrained = judging.slate_size, fresh()
+    popularity_N = torch.from_numpy(dataset.item_count_V).float()
+    policies = {
+        "random": returns.uniform(tokens=judging.tokens, k=k),
+        "popularity": returns.static(popularity_N, k=k),
+        "untrained": returns.sampled(untrained, k=k),
+        "pretrained_greedy": returns.greedy(untrained, k=k),
+        "trained": returns.greedy(agent, k=k),
+        "trained_sampled": returns.sampled(agent, k=k),
+        "myopic": returns.myopic(judging),
+    }
+    seeds = evaluation_seeds(context.seed, config.evaluation_seeds)
+    table = returns.compare(judging, policies, users=config.evaluation_users, seeds=seeds)
+    agent.save(context.out, titles=dataset.titles)
+    (context.out / "curves.json").write_text(json.dumps(curves))
+    (context.out / "returns.json").write_text(json.dumps(table))
+    return {
+        "returns": table,
+        "best_validation_return": max(value for _, value in curves["validation_return"]),
+        "training": asdict(config.training),
+        "evaluation_users": config.evaluation_users,
+    }
+
+
+def evaluation_seeds(seed: int, count: int) -> list[int]:
+    """The seeds on which policies are compared; the same for every policy of a run."""
+    return [derive(seed, "policy comparison", index) for index in range(count)]
+
+
+def open_agent(folder: Any) -> SlateAgent:
+    """The agent of a policy artifact, after its checksums were verified."""
+    return SlateAgent.load(open_artifact(folder).path)

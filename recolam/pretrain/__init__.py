@@ -1,0 +1,1 @@
+"""Stage: tokenised dataset in, pretrained sequence model out."""

@@ -1,0 +1,1 @@
+"""The way into production: the gate, the model registry, promotion and rollback, the served model."""

@@ -1,0 +1,103 @@
+"""The gate: whether a candidate policy may become the champion, and why, from the evaluation's numbers alone."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recolam.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict on a candidate; each reason is one sentence."""
+
+    promote: bool
+    reasons: list[str]
+
+
+def decide(
+    candidate: Mapping[str, Any],
+    champion: Mapping[str, Any] | None,
+    *,
+    difference: Mapping[str, Any] | None,
+    baseline_return: float,
+    min_gain: float = 0.0,
+) -> Decision:
+    """Decides on a candidate.
+
+    A candidate must show valid slates, finite scores and numbers, and earn more than the baseline. Beyond that it
+    must beat the champion, if there is one: the lower bound of the 95 % interval of the paired difference of returns
+    (candidate minus champion, on the same seeds) must exceed `min_gain`.
+
+    Args:
+        candidate: policy_digest, return_mean, slates_valid, finite.
+        champion: its policy_digest and return_mean, or None where there is none.
+        difference: mean and ci95 [low, high], or None where there is no champion.
+        baseline_return: the return of random slates.
+        min_gain: in units of return.
+
+    Raises:
+        ArtifactError: a number that the decision needs is missing.
+    """
+    if champion is not None and _read(candidate, "policy_digest") == _read(champion, "policy_digest"):
+        return Decision(promote=False, reasons=["The candidate is the champion already."])
+    faults = _faults(candidate, baseline_return)
+    if faults:
+        return Decision(promote=False, reasons=faults)
+    own_return = _number(candidate, "return_mean")
+    above = f"Its return of {own_return:.4g} is above the {baseline_return:.4g} of random slates."
+    if champion is None:
+        return Decision(promote=True, reasons=["There is no champion to beat.", above])
+    if difference is None:
+        return Decision(promote=False, reasons=["The candidate was not compared with the champion."])
+    mean, (low, high) = _number(difference, "mean"), _read(difference, "ci95")
+    interval = f"{mean:.4g} with a 95 % interval from {low:.4g} to {high:.4g}"
+    compared = f"The paired difference of returns to the champion is {interval}."
+    if low > min_gain:
+        return Decision(promote=True, reasons=[compared, f"Its lower bound exceeds {min_gain:.4g}.", above])
+    return Decision(promote=False, reasons=[compared, f"Its lower bound does not exceed {min_gain:.4g}."])
+
+
+def decide_from_report(report: Mapping[str, Any], *, min_gain: float) -> Decision:
+    """`decide` on the numbers under `gate` in an evaluation's report.
+
+    Raises:
+        ArtifactError: the report has no such numbers.
+    """
+    gate = _read(report, "gate")
+    return decide(
+        _read(gate, "candidate"),
+        _read(gate, "champion"),
+        difference=_read(gate, "difference"),
+        baseline_return=_number(gate, "baseline_return"),
+        min_gain=min_gain,
+    )
+
+
+def _faults(candidate: Mapping[str, Any], baseline_return: float) -> list[str]:
+    faults = []
+    if not _read(candidate, "slates_valid"):
+        faults.append("The candidate shows slates with repeated, seen or excluded items.")
+    if not _read(candidate, "finite"):
+        faults.append("The candidate has scores that are not finite.")
+    own_return = _number(candidate, "return_mean")
+    if not own_return > baseline_return:  # also where either is NaN
+        faults.append(f"Its return of {own_return:.4g} is not above the {baseline_return:.4g} of random slates.")
+    elif not math.isfinite(own_return):
+        faults.append(f"Its return of {own_return} is not finite.")
+    return faults
+
+
+def _read(values: Mapping[str, Any], key: str) -> Any:
+    try:
+        return values[key]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"the evaluation's report lacks {key!r} under 'gate'") from error
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = _read(values, key)
+    if not isinstance(value, (int, float)):
+        raise ArtifactError(f"the evaluation's report has {value!r}, not a number, as {key!r} under 'gate'")
+    return float(value)

@@ -1,0 +1,20 @@
+"""The best slate of a multinomial-logit user, for baselines that know the truth."""
+
+import torch
+from torch import Tensor
+
+
+def best_logit_slate(weight_BN: Tensor, reward_BN: Tensor, *, k: int, rounds: int = 8) -> Tensor:
+    """argmax over sets S of k items of sum_S weight * reward / (1 + sum_S weight), int64 [B, K].
+
+    Dinkelbach's iteration on the value: the best set for a value v is the top k by weight * (reward - v)
+    (Rusmevichientong, Shen & Shmoys 2010, https://doi.org/10.1287/opre.1100.0866). Items of weight 0 come last.
+    """
+    value_B1 = torch.zeros(len(weight_BN), 1, device=weight_BN.device)
+    for _ in range(rounds):
+        gain_BN = (weight_BN * (reward_BN - value_B1)).masked_fill(weight_BN == 0, -torch.inf)
+        slate_BK = gain_BN.topk(k, dim=1).indices
+        shown_BK = weight_BN.gather(1, slate_BK)
+        earned_B1 = (shown_BK * reward_BN.expand_as(weight_BN).gather(1, slate_BK)).sum(dim=1, keepdim=True)
+        value_B1 = earned_B1 / (1.0 + shown_BK.sum(dim=1, keepdim=True))
+    return slate_BK

@@ -1,0 +1,138 @@
+"""Interest evolution: RecSim NG's reference user, with a time budget and leaving.
+
+Dynamics (RecSim NG, Mladenov et al. 2021, https://arxiv.org/abs/2103.08057, and RecSim, Ie et al. 2019,
+https://arxiv.org/abs/1909.04847), for interest x, document features f, quality q and length l:
+
+    affinity_k   = -||x - f_k||_2 + offset - position_bias * log2(1 + k)          k = 0, 1, ...
+    P(choice=k)  = exp(affinity_k) / (exp(no_click) + sum_j exp(affinity_j))
+    time         = sigmoid(-q) * l              (trash is watched longer: the myopic bait)
+    y            = x + step_size * q * (f - x)  (good documents attract, bad ones repel)
+    x'           = 4 M (sigmoid(y / M) - 1/2)
+    budget'      = budget - time + bonus * max(q, 0) * time       after a click
+                 = budget - no_click_cost                         otherwise; the user leaves at 0
+
+Shape legend: B users, P bank of start states, T history, K slate, N token ids, Z topics.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recolam.contracts.dataset import FIRST_ITEM
+from recolam.world.assortment import best_logit_slate
+from recolam.world.runtime import TensorSpec, Value
+from recolam.world.story import common_initial, common_next, common_spec, sample_choice
+
+
+@dataclass(frozen=True)
+class InterestEvolutionConfig:
+    """The constants of the dynamics; times are in the unit of the documents' lengths."""
+
+    slate_size: int = 3
+    offset: float = 2.0
+    no_click: float = 0.0
+    position_bias: float = 0.3
+    interest_step: float = 0.3
+    max_affinity: float = 10.0
+    budget: float = 6.0
+    budget_bonus: float = 0.5
+    no_click_cost: float = 0.5
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents by token id (rows of special tokens are never shown)."""
+
+    feature_NZ: Tensor
+    quality_N: Tensor
+    length_N: Tensor
+
+
+@dataclass(frozen=True)
+class StartStates:
+    """Users as they come to the environment: what they had, and (hidden) what they like."""
+
+    history_PT: Tensor
+    length_P: Tensor
+    interest_PZ: Tensor
+
+
+class InterestEvolutionUsers:
+    """A `UserModel` with the dynamics above.
+
+    Args:
+        is_sampled: sessions begin with users drawn from `start`; False takes them all, in their order.
+    """
+
+    def __init__(
+        self, config: InterestEvolutionConfig, corpus: Corpus, start: StartStates, *, is_sampled: bool = True
+    ) -> None:
+        self.config, self.corpus, self.start, self.is_sampled = config, corpus, start, is_sampled
+        self.slate_size, self.tokens = config.slate_size, len(corpus.quality_N)
+
+    def state_spec(self) -> Mapping[str, TensorSpec]:
+        capacity, topics = self.start.history_PT.shape[1], self.corpus.feature_NZ.shape[1]
+        return common_spec(capacity=capacity) | {"interest": TensorSpec(shape=(topics,)), "budget": TensorSpec()}
+
+    def initial_state(self, generator: torch.Generator, users: int) -> Mapping[str, Tensor]:
+        start = self.start
+        if self.is_sampled:
+            row_B = torch.randint(len(start.length_P), (users,), generator=generator, device=start.length_P.device)
+        elif users == len(start.length_P):
+            row_B = torch.arange(users, device=start.length_P.device)
+        else:
+            raise ValueError(f"{users} sessions for {len(start.length_P)} users taken in their order")
+        return common_initial(start.history_PT[row_B], start.length_P[row_B]) | {
+            "interest": start.interest_PZ[row_B],
+            "budget": torch.full((users,), self.config.budget, device=row_B.device),
+        }
+
+    def utilities(self, interest_BZ: Tensor, slate_BK: Tensor) -> Tensor:
+        """Affinity of every shown document, float [B, K]."""
+        distance_BK = (interest_BZ[:, None] - self.corpus.feature_NZ[slate_BK]).norm(dim=2)
+        place_K = torch.arange(slate_BK.shape[1], device=slate_BK.device)
+        return self.config.offset - distance_BK - self.config.position_bias * torch.log2(1.0 + place_K)
+
+    def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+        utility_BK = self.utilities(state.get("interest"), slate_BK)
+        no_click_B = torch.full((len(slate_BK),), self.config.no_click, device=slate_BK.device)
+        choice_B = sample_choice(utility_BK, no_click_B, generator)
+        chosen_B = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
+        reward_B = self.watch_time(chosen_B).where(choice_B >= 0, 0.0)
+        left_B = self._next_budget(state.get("budget"), choice_B, chosen_B) <= 0
+        return {"choice": choice_B, "reward": reward_B, "is_leaving": left_B}
+
+    def next_state(self, state: Value, slate_BK: Tensor, response: Value) -> Mapping[str, Tensor]:
+        choice_B, interest_BZ = response.get("choice"), state.get("interest")
+        chosen_B = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
+        pull_B1 = (self.config.interest_step * self.corpus.quality_N[chosen_B])[:, None]
+        moved_BZ = interest_BZ + pull_B1 * (self.corpus.feature_NZ[chosen_B] - interest_BZ)
+        bound = self.config.max_affinity
+        squashed_BZ = 4.0 * bound * (torch.sigmoid(moved_BZ / bound) - 0.5)
+        is_clicked_B = choice_B >= 0
+        budget_B = torch.where(
+            state.get("is_active"), self._next_budget(state.get("budget"), choice_B, chosen_B), state.get("budget")
+        )
+        return common_next(state, slate_BK, response) | {
+            "interest": torch.where(is_clicked_B[:, None], squashed_BZ, interest_BZ),
+            "budget": budget_B,
+        }
+
+    def watch_time(self, item_B: Tensor) -> Tensor:
+        """Time spent on an item once chosen: the reward."""
+        return torch.sigmoid(-self.corpus.quality_N[item_B]) * self.corpus.length_N[item_B]
+
+    def greedy_slate(self, state: Value) -> Tensor:
+        """The slate of largest expected watch time this step, knowing the interest; int64 [B, K]."""
+        affinity_BN = self.config.offset - torch.cdist(state.get("interest"), self.corpus.feature_NZ)
+        affinity_BN[:, :FIRST_ITEM] = -torch.inf
+        affinity_BN.scatter_(1, state.get("history"), -torch.inf)
+        time_1N = (torch.sigmoid(-self.corpus.quality_N) * self.corpus.length_N)[None]
+        return best_logit_slate((affinity_BN - self.config.no_click).exp(), time_1N, k=self.slate_size)
+
+    def _next_budget(self, budget_B: Tensor, choice_B: Tensor, chosen_B: Tensor) -> Tensor:
+        time_B = self.watch_time(chosen_B)
+        bonus_B = self.config.budget_bonus * self.corpus.quality_N[chosen_B].clamp(min=0) * time_B
+        return budget_B + torch.where(choice_B >= 0, bonus_B - time_B, torch.full_like(time_B, -self.config.no_click_cost))

@@ -1,0 +1,141 @@
+"""The network that every world here is: user state, slate, response.
+
+    user state(t) -> slate(t + 1) -> response(t + 1) -> user state(t + 1)
+
+A user model says how users begin, answer and change; the recommender is any function of the user state.
+Shape legend: B users, T history, K slate positions.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from recsim_ng.core import network, variable
+from torch import Tensor
+
+from recolam.world.runtime import TensorSpec, Value
+
+STATE, SLATE, RESPONSE = "user state", "slate", "response"
+
+Recommender = Callable[[Value], Tensor]
+"""user state -> slate int64 [B, K]."""
+
+
+class UserModel(Protocol):
+    """Users, side by side. Fields of the state common to all: history, length, step, is_active."""
+
+    slate_size: int
+    tokens: int
+
+    def state_spec(self) -> Mapping[str, TensorSpec]: ...
+
+    def initial_state(self, generator: torch.Generator, users: int) -> Mapping[str, Tensor]: ...
+
+    def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """choice int64 [B] (-1 for none), reward float [B], is_leaving bool [B]; for active users."""
+
+    def next_state(self, state: Value, slate_BK: Tensor, response: Value) -> Mapping[str, Tensor]: ...
+
+    def greedy_slate(self, state: Value) -> Tensor:
+        """The slate of largest expected immediate reward, knowing the true state; int64 [B, K]."""
+
+
+def build_network(
+    users: UserModel, recommender: Recommender, *, batch: int, generator: torch.Generator
+) -> network.Network:
+    """The RecSim NG network of `batch` users of this model under this recommender."""
+    state = variable.Variable(name=STATE, spec=variable.ValueSpec(**users.state_spec()))
+    slate_spec = TensorSpec(shape=(users.slate_size,), dtype=torch.int64)
+    slate = variable.Variable(name=SLATE, spec=variable.ValueSpec(items=slate_spec))
+    response = variable.Variable(
+        name=RESPONSE,
+        spec=variable.ValueSpec(
+            choice=TensorSpec(dtype=torch.int64), reward=TensorSpec(), is_leaving=TensorSpec(dtype=torch.bool)
+        ),
+    )
+    state.initial_value = variable.value(lambda: Value(**users.initial_state(generator, batch)))
+    slate.initial_value = variable.value(
+        lambda now: Value(items=torch.zeros(batch, users.slate_size, dtype=torch.int64, device=_device(now))), (state,)
+    )
+    response.initial_value = variable.value(lambda now: _silence(batch, _device(now)), (state,))
+    slate.value = variable.value(lambda before: Value(items=recommender(before)), (state.previous,))
+    response.value = variable.value(
+        lambda before, shown: _respond(users, before, shown.get("items"), generator), (state.previous, slate)
+    )
+    state.value = variable.value(
+        lambda before, shown, answer: Value(**users.next_state(before, shown.get("items"), answer)),
+        (state.previous, slate, response),
+    )
+    return network.Network(variables=[state, slate, response])
+
+
+def _respond(users: UserModel, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Value:
+    """The response of active users; those who left choose nothing and earn nothing."""
+    answer = users.respond(state, slate_BK, generator)
+    is_active_B = state.get("is_active")
+    return Value(
+        choice=answer["choice"].where(is_active_B, -1),
+        reward=answer["reward"].where(is_active_B, 0.0),
+        is_leaving=answer["is_leaving"] & is_active_B,
+    )
+
+
+def _silence(batch: int, device: torch.device) -> Value:
+    return Value(
+        choice=torch.full((batch,), -1, device=device),
+        reward=torch.zeros(batch, device=device),
+        is_leaving=torch.zeros(batch, dtype=torch.bool, device=device),
+    )
+
+
+def _device(state: Value) -> torch.device:
+    return state.get("is_active").device
+
+
+def common_spec(*, capacity: int) -> dict[str, TensorSpec]:
+    """Spec of the fields that all user states share."""
+    return {
+        "history": TensorSpec(shape=(capacity,), dtype=torch.int64),
+        "length": TensorSpec(dtype=torch.int64),
+        "step": TensorSpec(dtype=torch.int64),
+        "is_active": TensorSpec(dtype=torch.bool),
+    }
+
+
+def common_initial(history_BT: Tensor, length_B: Tensor) -> dict[str, Tensor]:
+    return {
+        "history": history_BT,
+        "length": length_B,
+        "step": torch.zeros_like(length_B),
+        "is_active": torch.ones_like(length_B, dtype=torch.bool),
+    }
+
+
+def common_next(state: Value, slate_BK: Tensor, response: Value) -> dict[str, Tensor]:
+    """Appends what was chosen to the history (the oldest item falls out of a full one) and notes who left."""
+    choice_B, history_BT, length_B = response.get("choice"), state.get("history"), state.get("length")
+    is_clicked_B = choice_B >= 0
+    capacity = history_BT.shape[1]
+    is_full_B = is_clicked_B & (length_B == capacity)
+    history_BT = torch.where(is_full_B[:, None], history_BT.roll(-1, dims=1), history_BT)
+    place_B = torch.where(is_full_B, capacity - 1, length_B.clamp(max=capacity - 1))
+    chosen_B = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
+    is_place_BT = torch.arange(capacity, device=history_BT.device)[None] == place_B[:, None]
+    is_active_B = state.get("is_active")
+    return {
+        "history": torch.where(is_place_BT & is_clicked_B[:, None], chosen_B[:, None], history_BT),
+        "length": torch.where(is_clicked_B & ~is_full_B, length_B + 1, length_B),
+        "step": state.get("step") + is_active_B.long(),
+        "is_active": is_active_B & ~response.get("is_leaving"),
+    }
+
+
+def sample_choice(utility_BK: Tensor, no_click_B: Tensor, generator: torch.Generator) -> Tensor:
+    """Multinomial logit with a no-click option: position int64 [B], -1 for no click.
+
+    P(k) = exp(utility_k) / (exp(no_click) + sum_j exp(utility_j)) (McFadden 1974).
+    """
+    probability_BC = torch.softmax(torch.cat([no_click_B[:, None], utility_BK], dim=1), dim=1)
+    draw_B1 = torch.rand(len(probability_BC), 1, generator=generator, device=probability_BC.device)
+    index_B = (probability_BC.cumsum(dim=1) < draw_B1).sum(dim=1)
+    return index_B.clamp(max=utility_BK.shape[1]) - 1
