@@ -23,7 +23,7 @@ app = typer.Typer(
     help="**recolam**: from interaction logs to a registered slate policy. Start with `recolam run`, which takes its "
     "own demo world when you name no data. Exit codes: 0 done, 1 failure, 2 wrong input, 3 damaged artifact.",
 )
-Preset = StrEnum("Preset", {name: name for name in presets.NAMES})
+Preset = StrEnum("Preset", list(presets.NAMES))  # type: ignore[misc]  # the names live in one place
 
 HomeOption = Annotated[
     str | None, typer.Option("--home", help="Root of feature_store/, mlruns/ and runs/; default: this repository.")
@@ -134,7 +134,9 @@ def bench(
 
 
 @app.command()
-def rollback(home: HomeOption = None, name: Annotated[str, typer.Option(help="Registered model.")] = pipeline.MODEL_NAME) -> None:
+def rollback(
+    home: HomeOption = None, name: Annotated[str, typer.Option(help="Registered model.")] = pipeline.MODEL_NAME
+) -> None:
     """Give the champion alias back to the version that had it before."""
     from recolam.register.registry import rollback as undo
 
@@ -206,5 +208,3 @@ def _options(arguments: list[str]) -> dict[str, str]:
         if not name.startswith("--"):
             raise ConfigError(f"{name!r} is not an option")
     return {name[2:].replace("-", "_"): value for name, value in pairs.items()}
-
-

@@ -109,11 +109,12 @@ def stage_config(plan: Plan, stage: str, **values: Any) -> Any:
     return _config_of(stage, {**merged, **values})
 
 
-def run_stage(plan: Plan, stage: str, *, domain: str | None = None) -> dict[str, Any]:
+def run_stage(plan: Plan, stage: str, *, domain: str | None = None, is_tracked: bool = True) -> dict[str, Any]:
     """Runs a stage on its parents' latest artifacts, or finds that it was done already.
 
     Args:
         domain: the target domain of "transfer" (which makes that domain's features first), or of "features".
+        is_tracked: whether the artifact is recorded in MLflow.
 
     Returns:
         {"path", "digest", "metrics", "reused", "seconds"}.
@@ -135,7 +136,9 @@ def run_stage(plan: Plan, stage: str, *, domain: str | None = None) -> dict[str,
     if stage == "features" and domain is not None:
         values["domain"] = domain
     config = stage_config(plan, stage, **values)
-    artifact, reused = execute(stage, config, _parents(plan, stage, domain), home=plan.home, seed=plan.seed)
+    artifact, reused = execute(
+        stage, config, _parents(plan, stage, domain), home=plan.home, seed=plan.seed, is_tracked=is_tracked
+    )
     _point(plan, _slot(stage, domain), artifact)
     return {
         "path": str(artifact.path), "digest": artifact.digest, "metrics": dict(artifact.metrics), "reused": reused,
@@ -143,10 +146,8 @@ def run_stage(plan: Plan, stage: str, *, domain: str | None = None) -> dict[str,
     }  # fmt: skip
 
 
-def execute(
-    stage: str, config: Any, inputs: Mapping[str, Artifact], *, home: Home, seed: int
-) -> tuple[Artifact, bool]:
-    """The artifact of this work, and whether it was there already. Either way it is recorded in MLflow once."""
+def execute(stage: str, config: Any, inputs: Mapping[str, Artifact], *, home: Home, seed: int) -> tuple[Artifact, bool]:
+    """The artifact of this work, and whether it was there already. Tracked artifacts are recorded in MLflow, once."""
     module = importlib.import_module(STAGES[stage].module)
     recorded = to_mapping(config)
     identity: dict[str, Any] = {"stage": stage, "version": __version__, "seed": seed}
@@ -170,7 +171,8 @@ def execute(
         say(f"== {stage}: {time.monotonic() - begin:.1f} s, {artifact.path}")
     else:
         say(f"== {stage}: unchanged, {artifact.path}")
-    _track(home, artifact)
+    if is_tracked:
+        _track(home, artifact)
     return artifact, reused
 
 

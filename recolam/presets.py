@@ -18,7 +18,9 @@ _DEMO: dict[str, Values] = {
         "world": {"epochs": 3, "horizon": 8},
         "policy": {
             "evaluation_users": 60, "evaluation_seeds": 3,
-            "training": {"iterations": 4, "users": 16, "validate_every": 2, "validation_users": 32, "checkpoint_every": 2},
+            "training": {
+                "iterations": 4, "users": 16, "validate_every": 2, "validation_users": 32, "checkpoint_every": 2,
+            },
         },
         "transfer": {"training": {**_TRAINING, "epochs": 1, "max_len": 24}},
         "evaluate": {"bootstrap": 200},

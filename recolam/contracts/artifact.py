@@ -77,7 +77,8 @@ class Artifact:
         parent = open_artifact((self.path / reference["path"]).resolve())
         if parent.digest != reference["digest"]:
             raise ArtifactError(
-                f"{self.path}: its parent {name!r} at {parent.path} has digest {parent.digest}, not {reference['digest']}"
+                f"{self.path}: its parent {name!r} at {parent.path} has digest {parent.digest}, "
+                f"not {reference['digest']}"
             )
         return parent
 

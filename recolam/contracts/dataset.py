@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from recolam.errors import ArtifactError
@@ -79,9 +80,9 @@ class TokenisedDataset:
         start = max(int(self.user_offset_U1[user]), end - limit)
         return self.event_item_E[start:end]
 
-    def histories(self, end_Q: NDArray[np.int64], *, limit: int, user_Q: NDArray[np.int64] | None = None) -> tuple[
-        NDArray[np.int32], NDArray[np.int64]
-    ]:
+    def histories(
+        self, end_Q: NDArray[np.int64], *, limit: int, user_Q: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The histories that end before each event index, padded on the right.
 
         Returns:
@@ -125,10 +126,13 @@ class TokenisedDataset:
                 info=text["info"],
                 slates=slates,
             )
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise ArtifactError(f"{folder}: not a tokenised dataset ({error})") from error
 
 
 def _tensor_names(cls: type) -> list[str]:
-    return [field.name for field in fields(cls) if "_" in field.name and field.name.rsplit("_", 1)[1].isupper()
-            or field.name == "user_offset_U1"]
+    return [
+        field.name
+        for field in fields(cls)
+        if ("_" in field.name and field.name.rsplit("_", 1)[1].isupper()) or field.name == "user_offset_U1"
+    ]

@@ -1,6 +1,6 @@
 """The parts of report.json that are gathered, not computed: data, lineage, transfer, examples.
 
-Shape legend: B users, T history, K slate.
+Shape legend: B users, T history, K slate, Q queries.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,18 +13,13 @@ from numpy.typing import NDArray
 
 from recolam.contracts.artifact import Artifact
 from recolam.contracts.dataset import FIRST_ITEM, TokenisedDataset
-from recolam.contracts.protocols import ItemScorer, Observation
+from recolam.contracts.protocols import ItemScorer
+from recolam.evaluate.seen import items_left, observe
 from recolam.policy.agent import SlateAgent, admissible
 from recolam.seeding import numpy_generator
 
 TRANSFER = "transfer_"
 _EARLIEST_EXAMPLE = 5  # items a user should have had to make a telling example
-
-
-def observe(dataset: TokenisedDataset, event_Q: NDArray[np.int64], *, max_len: int) -> Observation:
-    """What a recommender saw before each event."""
-    history, length = dataset.histories(event_Q, limit=max_len)
-    return Observation(torch.from_numpy(history.astype(np.int64)), torch.from_numpy(length))
 
 
 def data_facts(features: Artifact, dataset: TokenisedDataset) -> dict[str, Any]:
@@ -109,8 +104,15 @@ def examples(
     max_len: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Titles for a few users drawn by the seed: what they had last, both slates, and what they took next."""
+    """Titles for a few users drawn by the seed: what they had last, both slates, and what they took next.
+
+    Users who have had almost the whole catalogue, so that it leaves no slate, are no examples.
+    """
     had_Q = event_Q - dataset.user_offset_U1[dataset.user_of_event(event_Q)]
+    has_room_Q = (items_left(observe(dataset, event_Q, max_len=max_len), tokens=dataset.tokens) >= k).numpy()
+    event_Q, had_Q = event_Q[has_room_Q], had_Q[has_room_Q]
+    if len(event_Q) == 0:
+        return []
     telling_Q = event_Q[had_Q >= min(_EARLIEST_EXAMPLE, int(had_Q.max()))]
     drawn = numpy_generator(seed, "examples").choice(telling_Q, size=min(users, len(telling_Q)), replace=False)
     chosen_Q = np.sort(drawn)

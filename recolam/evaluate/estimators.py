@@ -8,9 +8,9 @@ Shape legend: S logged slates, U users.
 
     w = pi_target(slate | context) / pi_logging(slate | context)
     IPS   = mean(w r)                         Horvitz & Thompson 1952; unbiased, high variance
-    SNIPS = sum(w r) / sum(w)                 Swaminathan & Joachims 2015, arXiv:1502.02362, eq. 7; bounded by the rewards
+    SNIPS = sum(w r) / sum(w)                 Swaminathan & Joachims 2015 (self-normalised); bounded by the rewards
     DM    = mean(q_target)                    as good as the reward model
-    DR    = mean(q_target + w (r - q_logged)) Dudík, Langford & Li 2011, arXiv:1103.4601, eq. 2; unbiased, right weights
+    DR    = mean(q_target + w (r - q_logged)) Dudík, Langford & Li 2011, arXiv:1103.4601; unbiased if w is right
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,12 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from recolam.evaluate import words
 from recolam.evaluate.verdict import number
 
 INK, QUIET, RULE, ACCENT, WARM = "#1c2429", "#59656d", "#d5dbdf", "#0b6e99", "#b8501c"
 BAR = "#aab7bf"
+_LONGEST_LABEL = 34
 _WIDTH = 5.4  # inches: 389 points, about the width of a telephone
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "recolam",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -32,7 +35,7 @@ _STYLE = {
     "axes.grid": False,
     "path.simplify": False,
 }
-_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], *, name: str, title:
     rows = -(-len(series) // 2)
     figure = Figure(figsize=(_WIDTH, 0.35 + 1.45 * rows), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False)
-    words = []
+    told = []
     for axes, label in zip(grid.flat, series, strict=False):
         points = np.array(series[label], dtype=np.float64).reshape(-1, 2)
         points = points[np.isfinite(points).all(axis=1)]
@@ -119,11 +122,11 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], *, name: str, title:
         axes.tick_params(labelsize=8, length=2)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         if len(points):
-            words.append(f"{label}: from {number(points[0, 1])} to {number(points[-1, 1])}.")
+            told.append(f"{label}: from {number(points[0, 1])} to {number(points[-1, 1])}.")
     for axes in list(grid.flat)[len(series) :]:
         axes.set_axis_off()
     figure.supxlabel("training step", fontsize=9.5, color=QUIET)
-    return _svg(figure, name=name, title=title, description=" ".join(words))
+    return _svg(figure, name=name, title=title, description=" ".join(told))
 
 
 @matplotlib.rc_context(_STYLE)
@@ -144,8 +147,8 @@ def reliability_diagram(bins: Sequence[Sequence[float]], *, name: str, title: st
     axes.annotate("perfect", (top, top), xytext=(0, -22), textcoords="offset points", color=WARM, ha="right", va="top")
     axes.set(xlabel="predicted by the fitted users", ylabel="observed in held-out logs", xlim=(0, top), ylim=(0, top))
     axes.yaxis.label.set_color(QUIET)
-    words = "; ".join(f"predicted {number(p)}, observed {number(o)} ({int(n)} cases)" for p, o, n in cells)
-    return _svg(figure, name=name, title=title, description=words + ".")
+    told = "; ".join(f"predicted {number(p)}, observed {number(o)} ({int(n)} cases)" for p, o, n in cells)
+    return _svg(figure, name=name, title=title, description=told + ".")
 
 
 def _canvas(*, height: float) -> tuple[Figure, Axes]:
@@ -168,15 +171,17 @@ def _ends(mark: Mark) -> tuple[float, float]:
 
 
 def _describe(marks: Sequence[Mark], axis: str) -> str:
-    words = []
+    told = []
     for mark in marks:
         between = f", 95% interval {number(mark.ci95[0])} to {number(mark.ci95[1])}" if mark.ci95 is not None else ""
-        words.append(f"{mark.label}: {number(mark.value)}{between}")
-    return f"{axis.capitalize()}. " + "; ".join(words) + "."
+        told.append(f"{mark.label}: {number(mark.value)}{between}")
+    return f"{axis.capitalize()}. " + "; ".join(told) + "."
 
 
 def _plain(text: str) -> str:
-    """A dollar would start a formula in matplotlib."""
+    """Text for a picture: short, without what cannot be drawn; a dollar would start a formula in matplotlib."""
+    text = words.title_text(text)
+    text = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "\u2026"
     return text.replace("$", r"\$")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation
 from recolam.evaluate.intervals import paired_difference, student_t_interval
+from recolam.evaluate.seen import items_left, select
 
 
 class CheckedAgent(Protocol):
@@ -118,17 +119,9 @@ def check_agent(
 
     Histories that leave fewer than `k` items are no test of the slates and are left out.
     """
-    room_B = tokens - FIRST_ITEM - _distinct_items(seen)
-    roomy = Observation(seen.history_BT[room_B >= k], seen.length_B[room_B >= k])
+    roomy = select(seen, items_left(seen, tokens=tokens) >= k)
     is_valid = True
     for stream in (None, generator):
         if len(roomy.length_B):
             is_valid &= are_slates_valid(agent.slates(roomy, k=k, generator=stream), roomy, tokens=tokens)
     return {"slates_valid": is_valid, "finite": are_scores_finite(agent.scores(seen.history_BT, seen.length_B), seen)}
-
-
-def _distinct_items(seen: Observation) -> Tensor:
-    ordered_BT = seen.history_BT.sort(dim=1).values
-    is_new_BT = torch.ones_like(ordered_BT, dtype=torch.bool)
-    is_new_BT[:, 1:] = ordered_BT[:, 1:] != ordered_BT[:, :-1]
-    return (is_new_BT & (ordered_BT >= FIRST_ITEM)).sum(dim=1)

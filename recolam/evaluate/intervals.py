@@ -81,7 +81,7 @@ def cluster_sums(value_E: Floats, unit_E: NDArray[np.int64]) -> Floats:
         Float [U], in the order of the sorted names.
     """
     _, row_E = np.unique(unit_E, return_inverse=True)
-    return np.bincount(row_E, weights=value_E)
+    return np.bincount(row_E, weights=value_E).astype(np.float64)
 
 
 def student_t_interval(value_S: Floats, *, confidence: float = 0.95) -> Interval:

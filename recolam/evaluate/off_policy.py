@@ -16,6 +16,8 @@ from recolam.contracts.dataset import FIRST_ITEM, PADDING, TEST, VALIDATION, Log
 from recolam.contracts.protocols import Observation
 from recolam.evaluate.estimators import OffPolicyEstimate, dr, estimate_all, importance_weights, log_weights
 from recolam.evaluate.intervals import Interval, bootstrap_ratio, cluster_sums
+from recolam.evaluate.seen import items_left, observe, select
+from recolam.policy import plackett_luce
 from recolam.progress import Progress
 from recolam.seeding import derive, torch_generator
 
@@ -23,7 +25,7 @@ from recolam.seeding import derive, torch_generator
 class TargetAgent(Protocol):
     """The policy that is judged: `recolam.policy.agent.SlateAgent` is one."""
 
-    def slates(self, observation: Observation, *, k: int, generator: Any) -> Tensor: ...
+    def slate_scores(self, observation: Observation) -> Tensor: ...
 
     def slate_log_prob(self, observation: Observation, slate_BK: Tensor) -> Tensor: ...
 
@@ -63,7 +65,7 @@ def evaluate_off_policy(
     reward_model: RewardModel,
     *,
     max_len: int,
-    samples: int = 8,
+    samples: int = 4,
     least: int = 200,
     resamples: int = 1000,
     block: int = 256,
@@ -73,6 +75,7 @@ def evaluate_off_policy(
 
     Args:
         dataset: its slates of the test split are used; validation slates join where test has fewer than `least`.
+            Contexts in which the user has had almost everything, so that no slate is left, are passed over.
         agent: the target policy, judged as it samples.
         reward_model: its rewards stand in for DM and DR; fitted on train, so the slates used here are new to it.
         max_len: how many of the newest items of a history the agent and the model are shown.
@@ -88,6 +91,7 @@ def evaluate_off_policy(
     if dataset.slates is None:
         return OffPolicyResult(reason="the log has no slates with propensities")
     row_S, split = choose_slates(dataset.slates, least=least)
+    row_S = _with_room(dataset, dataset.slates, row_S, max_len=max_len)
     if len(row_S) == 0:
         return OffPolicyResult(reason="no logged slate is newer than the training data")
     scored = _score(dataset, row_S, agent, reward_model, max_len=max_len, samples=samples, block=block, seed=seed)
@@ -143,12 +147,12 @@ def _score(
     with Progress("off-policy", total=len(row_S), unit="slate") as progress:
         for place_B, width in _blocks(width_S, block=block):
             row_B = row_S[place_B]
-            history, length = dataset.histories(slates.history_end_S[row_B], limit=max_len, user_Q=slates.user_S[row_B])
-            seen = Observation(torch.from_numpy(history.astype(np.int64)), torch.from_numpy(length))
+            seen = observe(dataset, slates.history_end_S[row_B], max_len=max_len, user_B=slates.user_S[row_B])
             slate_BK = torch.from_numpy(slates.slate_SK[row_B, :width].astype(np.int64))
             q_target_B = torch.zeros(len(row_B), dtype=torch.float64)
+            score_BN = agent.slate_scores(seen)
             for _ in range(samples):
-                drawn_BK = agent.slates(seen, k=width, generator=generator)
+                drawn_BK = plackett_luce.sample(score_BN, width, generator)
                 q_target_B += reward_model.expected_reward(seen.history_BT, seen.length_B, drawn_BK).double() / samples
             scored["log_target_S"][place_B] = _log_target(agent, seen, slate_BK).double().numpy()
             q_logged_B = reward_model.expected_reward(seen.history_BT, seen.length_B, slate_BK)
@@ -156,6 +160,15 @@ def _score(
             scored["q_target_S"][place_B] = q_target_B.numpy()
             progress.advance(len(row_B))
     return scored
+
+
+def _with_room(
+    dataset: TokenisedDataset, slates: LoggedSlates, row_S: NDArray[np.int64], *, max_len: int
+) -> NDArray[np.int64]:
+    """The rows whose history leaves the target policy enough items for a slate of the logged size."""
+    seen = observe(dataset, slates.history_end_S[row_S], max_len=max_len, user_B=slates.user_S[row_S])
+    width_S = (slates.slate_SK[row_S] != PADDING).sum(axis=1)
+    return row_S[items_left(seen, tokens=dataset.tokens).numpy() >= width_S]
 
 
 def _blocks(width_S: NDArray[np.int64], *, block: int) -> Iterator[tuple[NDArray[np.int64], int]]:
@@ -171,6 +184,5 @@ def _log_target(agent: TargetAgent, seen: Observation, slate_BK: Tensor) -> Tens
     is_known_B = (slate_BK >= FIRST_ITEM).all(dim=1)
     log_prob_B = torch.full((len(slate_BK),), -torch.inf)
     if is_known_B.any():
-        known = Observation(seen.history_BT[is_known_B], seen.length_B[is_known_B])
-        log_prob_B[is_known_B] = agent.slate_log_prob(known, slate_BK[is_known_B]).float()
+        log_prob_B[is_known_B] = agent.slate_log_prob(select(seen, is_known_B), slate_BK[is_known_B]).float()
     return log_prob_B

@@ -74,7 +74,7 @@ def ranking_table(
     user_Q = dataset.user_of_event(event_Q)
     rows: dict[str, dict[str, Any]] = {}
     ndcg_Q: dict[str, NDArray[np.float64]] = {}
-    with Progress("ranking", total=len(scorers) * len(event_Q), unit="query") as progress:
+    with Progress("ranking", total=len(scorers) * len(event_Q), unit="list") as progress:
         for name, (scorer, max_len) in scorers.items():
             parts = []
             for start in range(0, len(event_Q), _QUERIES_AT_A_TIME):

@@ -16,19 +16,22 @@ from recolam.evaluate.verdict import number
 
 TRANSFER_WAYS = ("scratch", "zero_shot", "full", "head", "lora")
 _TEMPLATES = Path(__file__).parent / "templates"
+PICTURES = ("returns", "ranking", "ope", "curves", "calibration")
 _PANELS = 8
 
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The report as one HTML page that needs nothing else; the same bytes for the same report."""
-    pictures = {name: Markup(svg) for name, svg in draw_pictures(report).items()}  # noqa: S704 - made by figures.py
+    drawn = {name: Markup(svg) for name, svg in draw_pictures(report).items()}  # noqa: S704 - made by figures.py
+    pictures = dict.fromkeys(PICTURES, "") | drawn
     template = _environment().get_template("report.html.j2")
-    return template.render(report=report, pictures=pictures, transfer_ways=TRANSFER_WAYS)
+    page = template.render(report=report, pictures=pictures, transfer_ways=TRANSFER_WAYS)
+    return _encodable(page)
 
 
 def render_card(report: Mapping[str, Any]) -> str:
     """The model card as Markdown."""
-    return _environment().get_template("model_card.md.j2").render(report=report)
+    return _encodable(_environment().get_template("model_card.md.j2").render(report=report))
 
 
 def draw_pictures(report: Mapping[str, Any]) -> dict[str, str]:
@@ -70,6 +73,11 @@ def draw_pictures(report: Mapping[str, Any]) -> dict[str, str]:
             report["calibration"]["bins"], name="calibration", title="Predicted against observed clicks"
         )
     return pictures
+
+
+def _encodable(text: str) -> str:
+    """The text with lone surrogates, which JSON can smuggle in and no file can hold, replaced by question marks."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _environment() -> Environment:

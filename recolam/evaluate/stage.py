@@ -14,6 +14,7 @@ import numpy as np
 from recolam.contracts.artifact import Artifact, write_json
 from recolam.contracts.config import to_mapping
 from recolam.contracts.dataset import TokenisedDataset
+from recolam.contracts.protocols import ItemScorer
 from recolam.contracts.stage import StageContext
 from recolam.errors import ConfigError
 from recolam.evaluate import blocks
@@ -22,6 +23,7 @@ from recolam.evaluate.gate import Standing, build_gate, check_agent
 from recolam.evaluate.off_policy import OffPolicyResult, evaluate_off_policy
 from recolam.evaluate.ranking_table import RankingTable, choose_queries, flat_ranking, ranking_block, ranking_table
 from recolam.evaluate.report import render_card, render_html
+from recolam.evaluate.seen import observe
 from recolam.evaluate.verdict import Verdict, reach_verdict, reliability
 from recolam.policy.agent import SlateAgent
 from recolam.progress import say
@@ -52,7 +54,7 @@ class EvaluateConfig:
     bootstrap: int = 1000
     max_queries: int = 20_000
     neighbours: int = 100
-    ope_samples: int = 8
+    ope_samples: int = 4
     ope_slates: int = 200
     block: int = 256
     checked: int = 256
@@ -129,7 +131,7 @@ def _rank(
 ) -> RankingTable:
     """Baselines are shown as much of a history as the pretrained model."""
     shown = pretrained.config.max_len
-    scorers = {
+    scorers: dict[str, tuple[ItemScorer, int]] = {
         "popularity": (Popularity(dataset), shown),
         "item_knn": (ItemKNN(dataset, neighbours=config.neighbours), shown),
         "pretrained": (pretrained, shown),
@@ -177,7 +179,7 @@ def _standing(
     *,
     seed: int,
 ) -> Standing:
-    seen = blocks.observe(dataset, event_Q[: config.checked], max_len=agent.model.config.max_len)
+    seen = observe(dataset, event_Q[: config.checked], max_len=agent.model.config.max_len)
     checks = check_agent(
         agent, seen, k=int(agent.settings["slate_size"]), tokens=dataset.tokens,
         generator=torch_generator(seed, "slate check"),

@@ -48,7 +48,7 @@ class SlateAgent:
         Raises:
             ArtifactError: files are missing, pickled, or do not fit each other.
         """
-        model = load_sequence_model(folder / "model").to(device).eval()
+        model = load_sequence_model(folder / "model").eval()
         try:
             settings = json.loads((folder / "policy.json").read_text())
             items = tuple(json.loads((folder / "vocabulary.json").read_text())["items"])
@@ -57,6 +57,7 @@ class SlateAgent:
             raise ArtifactError(f"{folder}: not a policy ({error})") from error
         if model.config.tokens != FIRST_ITEM + len(items):
             raise ArtifactError(f"{folder}: a model of {model.config.tokens} tokens with {len(items)} items")
+        model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
         return cls(model, temperature, items, settings)
 
     def save(self, folder: Path, *, titles: Sequence[str]) -> None:

@@ -90,5 +90,3 @@ def mean_interval(values: Sequence[float]) -> dict[str, Any]:
     error = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
     reach = _T975[min(len(values) - 1, len(_T975)) - 1] * error
     return {"mean": mean, "ci95": [mean - reach, mean + reach]}
-
-

@@ -93,7 +93,7 @@ class _Trainer:
                     self._validate()
                 if self.iteration % config.checkpoint_every == 0:
                     self._save()
-                progress.advance(best=self.best_return, **{"return": figures["return"]})
+                progress.advance(best=self.best_return, earned=figures["return"])
         self.model.load_state_dict(self.best)
         return self.curves
 

@@ -48,7 +48,7 @@ def run(config: PretrainConfig, context: StageContext) -> dict[str, Any]:
     state = train_sequence_model(
         model, dataset, config.training, seed=derive(context.seed, "pretrain"), scratch=context.scratch
     )
-    model.to("cpu").save_pretrained(context.out / "model")
+    model.cpu().save_pretrained(context.out / "model")
     (context.out / "vocabulary.json").write_text(json.dumps({"items": dataset.items, "titles": dataset.titles}))
     (context.out / "curves.json").write_text(json.dumps(state.curves or {}))
     return {

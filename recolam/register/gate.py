@@ -33,7 +33,7 @@ def decide(
     Args:
         candidate: policy_digest, return_mean, slates_valid, finite.
         champion: its policy_digest and return_mean, or None where there is none.
-        difference: mean and ci95 [low, high], or None where there is no champion.
+        difference: mean and ci95 [low, high] (or None where it is not finite), or None where nothing was compared.
         baseline_return: the return of random slates.
         min_gain: in units of return.
 
@@ -51,7 +51,7 @@ def decide(
         return Decision(promote=True, reasons=["There is no champion to beat.", above])
     if difference is None:
         return Decision(promote=False, reasons=["The candidate was not compared with the champion."])
-    mean, (low, high) = _number(difference, "mean"), _read(difference, "ci95")
+    mean, (low, high) = _number(difference, "mean"), _read(difference, "ci95") or (math.nan, math.nan)
     interval = f"{mean:.4g} with a 95 % interval from {low:.4g} to {high:.4g}"
     compared = f"The paired difference of returns to the champion is {interval}."
     if low > min_gain:
@@ -97,7 +97,8 @@ def _read(values: Mapping[str, Any], key: str) -> Any:
 
 
 def _number(values: Mapping[str, Any], key: str) -> float:
+    """The number under `key`; JSON has no NaN, so that None stands for one."""
     value = _read(values, key)
-    if not isinstance(value, (int, float)):
+    if value is not None and not isinstance(value, (int, float)):
         raise ArtifactError(f"the evaluation's report has {value!r}, not a number, as {key!r} under 'gate'")
-    return float(value)
+    return math.nan if value is None else float(value)

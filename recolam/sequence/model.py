@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
@@ -23,8 +24,8 @@ _BACKBONES = {
         "bos_token_id": None, "eos_token_id": None,
     },
     "llama": lambda c: {
-        "vocab_size": 1, "max_position_embeddings": c.max_len + 1, "hidden_size": c.width, "num_hidden_layers": c.blocks,
-        "num_attention_heads": c.heads, "num_key_value_heads": c.heads, "intermediate_size": 4 * c.width,
+        "vocab_size": 1, "max_position_embeddings": c.max_len + 1, "hidden_size": c.width,
+        "num_hidden_layers": c.blocks, "num_attention_heads": c.heads, "num_key_value_heads": c.heads, "intermediate_size": 4 * c.width,
         "attention_dropout": c.dropout, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
     },
 }  # fmt: skip
@@ -62,6 +63,8 @@ class SequenceModel(PreTrainedModel):
     """
 
     config_class = SequenceConfig
+    config: SequenceConfig
+    item_text: Tensor
     base_model_prefix = "backbone"
     _supports_sdpa = True
 
@@ -95,7 +98,12 @@ class SequenceModel(PreTrainedModel):
         return table_ND
 
     def forward(
-        self, history_BT: Tensor, length_B: Tensor | None = None, *, is_causal: bool = True, table_ND: Tensor | None = None
+        self,
+        history_BT: Tensor,
+        length_B: Tensor | None = None,
+        *,
+        is_causal: bool = True,
+        table_ND: Tensor | None = None,
     ) -> Tensor:
         """States [B, T + 1, D] after 0, 1, ..., T items.
 
@@ -156,5 +164,5 @@ def load_sequence_model(folder: Path) -> SequenceModel:
         refuse_pickle(path)
     try:
         return SequenceModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: the model cannot be read ({error})") from error

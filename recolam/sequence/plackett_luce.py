@@ -8,6 +8,8 @@ Items with score -inf are never in a slate. Shape legend: B slates, K positions,
 import torch
 from torch import Tensor
 
+_NOTHING = -1e30  # exp of it is 0, and unlike -inf it has a gradient where a slate takes the whole catalogue
+
 
 def sample(score_BN: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
     """A slate for each row, int64 [B, k]; without a generator the most probable one.
@@ -36,7 +38,7 @@ def log_prob(score_BN: Tensor, slate_BK: Tensor) -> Tensor:
     difference of large numbers is ever formed.
     """
     shown_BK = score_BN.gather(1, slate_BK)
-    rest_B = torch.logsumexp(score_BN.scatter(1, slate_BK, -torch.inf), dim=1)
+    rest_B = torch.logsumexp(score_BN.scatter(1, slate_BK, _NOTHING), dim=1)
     tail_BK = torch.logcumsumexp(torch.cat([rest_B[:, None], shown_BK.flip(1)], dim=1), dim=1)[:, 1:].flip(1)
     return (shown_BK - tail_BK).sum(dim=1)
 

@@ -115,7 +115,13 @@ class _Trainer:
         scratch: Path,
     ) -> None:
         self.device = resolve_device(config.device)
-        self.model, self.inner, self.config, self.seed, self.scratch = model.to(self.device), inner, config, seed, scratch
+        self.model, self.inner, self.config, self.seed, self.scratch = (
+            model.to(self.device),
+            inner,
+            config,
+            seed,
+            scratch,
+        )
         self.dataset, self.windows = dataset, windows
         self.per_epoch = batch_count(windows, batch_size=config.batch_size)
         self.optimizer = _adamw(model, config)
@@ -205,9 +211,7 @@ class _Trainer:
         return {"seed": self.seed, "batches": self.per_epoch, **vars(self.config)}
 
 
-def validation_ndcg(
-    model: SequenceModel, dataset: TokenisedDataset, *, max_len: int, limit: int, seed: int
-) -> float:
+def validation_ndcg(model: SequenceModel, dataset: TokenisedDataset, *, max_len: int, limit: int, seed: int) -> float:
     """NDCG@10 on (a fixed sample of) the validation queries; NaN where there are none."""
     queries = dataset.validation_event_Q
     if len(queries) > limit:

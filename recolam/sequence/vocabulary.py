@@ -33,7 +33,9 @@ def with_vocabulary(
         )
     config = SequenceConfig(**{**model.config.to_dict(), "tokens": FIRST_ITEM + len(new_items)})
     moved = SequenceModel(config)
-    state = {name: value for name, value in model.state_dict().items() if name not in ("item_vectors.weight", "item_text")}
+    state = {
+        name: value for name, value in model.state_dict().items() if name not in ("item_vectors.weight", "item_text")
+    }
     moved.load_state_dict(state, strict=False)
     moved.item_text.copy_(new_text_NF)
     moved.item_vectors.weight.zero_()

@@ -71,7 +71,11 @@ def run(config: TransferConfig, context: StageContext) -> dict[str, Any]:
 
 
 def _scratch(
-    config: TransferConfig, context: StageContext, dataset: TokenisedDataset, like: SequenceConfig, text_VF: torch.Tensor
+    config: TransferConfig,
+    context: StageContext,
+    dataset: TokenisedDataset,
+    like: SequenceConfig,
+    text_VF: torch.Tensor,
 ) -> SequenceModel:
     """A model of the source's architecture that has seen nothing but the target domain."""
     with torch.random.fork_rng(devices=[]):

@@ -15,7 +15,10 @@ from recolam.sequence.training import TrainingConfig, train_sequence_model
 METHODS = ("full", "head", "lora")
 
 # Linear maps inside the blocks of the supported backbones.
-_ADAPTED = {"gpt2": ["c_attn", "c_proj", "c_fc"], "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]}
+_ADAPTED = {
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
+}
 
 
 def tune(

@@ -44,7 +44,9 @@ def histories_at_train_end(
     return torch.from_numpy(padded_PT), torch.from_numpy(length_P)
 
 
-def true_corpus(demo: Artifact, truth: Mapping[str, Tensor], dataset: TokenisedDataset, domain: str) -> dict[str, Tensor]:
+def true_corpus(
+    demo: Artifact, truth: Mapping[str, Tensor], dataset: TokenisedDataset, domain: str
+) -> dict[str, Tensor]:
     """The demo world's documents, reordered to the dataset's token ids."""
     row_of = {item: row for row, item in enumerate(demo.json("truth.json")["domains"][domain]["items"])}
     rows = torch.tensor([row_of[item] for item in dataset.items])

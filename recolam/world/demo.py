@@ -33,7 +33,10 @@ _WORDS = {
     "comedy": "Joke Sketch Farce Parody Banter Jester", "nature": "River Forest Whale Summit Orchard Glacier",
     "history": "Empire Voyage Castle Treaty Dynasty Ruin", "science": "Atom Comet Enzyme Theorem Quasar Fossil",
 }  # fmt: skip
-_ADJECTIVES = "Silent Golden Hidden Lost Electric Crooked Distant Velvet Burning Paper Little Endless".split()
+_ADJECTIVES = (
+    "Silent", "Golden", "Hidden", "Lost", "Electric", "Crooked", "Distant", "Velvet", "Burning", "Paper", "Little",
+    "Endless",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,7 @@ def _session_starts(users: int, sessions: int, seed: int) -> np.ndarray:
     return _FIRST_DAY + day_US * 86_400 + generator.integers(0, 72_000, size=(users, sessions))
 
 
-def _run_session(
-    environment: SimulatedUsers, score_UN: Tensor, log: "_Log", *, session: int, seed: int
-) -> None:
+def _run_session(environment: SimulatedUsers, score_UN: Tensor, log: "_Log", *, session: int, seed: int) -> None:
     observation = environment.reset(users=len(score_UN), seed=seed)
     generator = torch_generator(seed, "behaviour")
     for step in range(environment.horizon):

@@ -78,7 +78,8 @@ class SimulatedUsers:
         )
 
     def _slate_shown(self, state: Value) -> Tensor:
-        assert self._shown_BK is not None  # the network steps only through `step`
+        if self._shown_BK is None:
+            raise ValueError("the network asked for a slate outside of `step`")
         return self._shown_BK
 
     def _current(self) -> NetworkValue:

@@ -30,6 +30,9 @@ from recolam.world.story import common_initial, common_next, common_spec, sample
 class ResponseModel(nn.Module):
     """The parameters above. `popularity_N`: train events per token id; `item_ND`: frozen item embeddings."""
 
+    item_ND: Tensor
+    log_popularity_N: Tensor
+
     def __init__(self, *, item_ND: Tensor, popularity_N: Tensor, slate_size: int) -> None:
         super().__init__()
         width = item_ND.shape[1]
@@ -42,9 +45,9 @@ class ResponseModel(nn.Module):
         self.reward_item = nn.Linear(width, 1)
         self.reward_match = nn.Parameter(torch.zeros(width, width))
         self.leaving = nn.Linear(2, 1)
-        nn.init.zeros_(self.no_click.weight)
-        nn.init.zeros_(self.reward_item.weight)
-        nn.init.zeros_(self.leaving.weight)
+        for linear in (self.no_click, self.reward_item, self.leaving):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def utilities(self, state_BD: Tensor, slate_BK: Tensor) -> Tensor:
         """Utility of every shown item at its position, float [B, K]."""

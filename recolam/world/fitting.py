@@ -49,7 +49,9 @@ class Answers:
 
 
 @torch.no_grad()
-def encode(encoder: SequenceModel, dataset: TokenisedDataset, end_S: np.ndarray, user_S: np.ndarray, *, max_len: int) -> Tensor:
+def encode(
+    encoder: SequenceModel, dataset: TokenisedDataset, end_S: np.ndarray, user_S: np.ndarray, *, max_len: int
+) -> Tensor:
     """The pretrained state of the history that ends before each event index, float [S, D]."""
     encoder.eval()
     parts = []

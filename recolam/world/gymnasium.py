@@ -94,7 +94,8 @@ class SingleUser(gym.Env[Arrays, NDArray[np.int64]]):
 
     def __init__(self, environment: SimulatedUsers) -> None:
         self._environment = environment
-        self.observation_space, self.action_space = _spaces(environment)
+        self.observation_space: gym.Space[Arrays]
+        self.observation_space, self.action_space = _spaces(environment)  # type: ignore[assignment]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         super().reset(seed=seed, options=options)

@@ -135,4 +135,6 @@ class InterestEvolutionUsers:
     def _next_budget(self, budget_B: Tensor, choice_B: Tensor, chosen_B: Tensor) -> Tensor:
         time_B = self.watch_time(chosen_B)
         bonus_B = self.config.budget_bonus * self.corpus.quality_N[chosen_B].clamp(min=0) * time_B
-        return budget_B + torch.where(choice_B >= 0, bonus_B - time_B, torch.full_like(time_B, -self.config.no_click_cost))
+        return budget_B + torch.where(
+            choice_B >= 0, bonus_B - time_B, torch.full_like(time_B, -self.config.no_click_cost)
+        )

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 from recsim_ng.core import value as value_lib
 from recsim_ng.core.network import Network
+from recsim_ng.core.value import Value
 from recsim_ng.lib import runtime
 from torch import Tensor
 
-Value = value_lib.Value
 NetworkValue = Mapping[str, Value]
 
 

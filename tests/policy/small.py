@@ -1,0 +1,22 @@
+"""A tiny agent and world for the policy's tests."""
+
+import torch
+
+from recolam.contracts.dataset import FIRST_ITEM
+from recolam.policy.agent import SlateAgent
+from recolam.sequence.model import SequenceConfig, SequenceModel
+from recolam.world.environment import SimulatedUsers
+from tests.world.worlds import small_environment
+
+ITEMS = 20
+
+
+def small_agent(*, max_len: int = 10, seed: int = 0) -> SlateAgent:
+    torch.manual_seed(seed)
+    config = SequenceConfig(tokens=FIRST_ITEM + ITEMS, max_len=max_len, width=16, blocks=1, heads=2, dropout=0.0)
+    items = tuple(f"item-{index}" for index in range(ITEMS))
+    return SlateAgent(SequenceModel(config).eval(), 1.0, items, {"slate_size": 3, "domain": "main"})
+
+
+def small_world(**constants: float) -> SimulatedUsers:
+    return small_environment(horizon=6, **constants)

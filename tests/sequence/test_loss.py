@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from recolam.sequence.loss import blockwise_cross_entropy
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000, None])
+def test_value_and_gradients_are_those_of_dense_cross_entropy(block: int | None) -> None:
+    torch.manual_seed(0)
+    state_MD = torch.randn(300, 16, requires_grad=True)
+    table_ND = torch.randn(90, 16, requires_grad=True)
+    target_M = torch.randint(90, (300,))
+    loss = blockwise_cross_entropy(state_MD, table_ND, target_M, block=block)
+    dense = torch.nn.functional.cross_entropy(state_MD @ table_ND.T, target_M)
+    assert float((loss - dense).detach().abs()) < 1e-5
+    ours = torch.autograd.grad(3 * loss, (state_MD, table_ND))
+    theirs = torch.autograd.grad(3 * dense, (state_MD, table_ND))
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert float((mine - reference).norm() / reference.norm()) < 1e-5
+
+
+def test_no_tensor_of_all_logits_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    logsumexp = torch.logsumexp
+    monkeypatch.setattr(torch, "logsumexp", lambda logit, dim: rows.append(len(logit)) or logsumexp(logit, dim=dim))
+    state_MD, table_ND = torch.randn(500, 4, requires_grad=True), torch.randn(40_000, 4, requires_grad=True)
+    blockwise_cross_entropy(state_MD, table_ND, torch.arange(500)).backward()
+    assert sum(rows) == 500
+    assert max(rows) * 40_000 <= 2**20
+
+
+def test_without_gradient_nothing_is_kept() -> None:
+    with torch.no_grad():
+        loss = blockwise_cross_entropy(torch.randn(5, 2), torch.randn(3, 2), torch.tensor([0, 1, 2, 0, 1]))
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("target", [[], [-1], [3]])
+def test_bad_targets_are_refused(target: list[int]) -> None:
+    with pytest.raises(ValueError, match="cross entropy of no positions|not a row"):
+        blockwise_cross_entropy(torch.zeros(len(target), 2), torch.zeros(3, 2), torch.tensor(target, dtype=torch.int64))

@@ -1,0 +1,134 @@
+"""The response model against planted parameters, and faults that calibration must show."""
+
+import numpy as np
+import pytest
+import torch
+
+from recolam.world.calibration import calibrate
+from recolam.world.fitted import ResponseModel
+from recolam.world.fitting import Answers, anchor_no_click, fit_response
+from recolam.world.story import sample_choice
+
+WIDTH, ITEMS, SLATE = 6, 40, 4
+
+
+def planted() -> ResponseModel:
+    generator = torch.Generator().manual_seed(0)
+    model = ResponseModel(
+        item_ND=torch.randn(ITEMS, WIDTH, generator=generator),
+        popularity_N=torch.randint(1, 100, (ITEMS,), generator=generator),
+        slate_size=SLATE,
+    )
+    with torch.no_grad():
+        model.match.copy_(0.5 * torch.randn(WIDTH, WIDTH, generator=generator))
+        model.popularity_weight.fill_(0.3)
+        model.position_K.copy_(torch.tensor([0.0, -0.4, -0.8, -1.2]))
+        model.no_click.bias.fill_(2.0)
+        model.reward_item.weight.normal_(generator=generator)
+        model.leaving.weight.copy_(torch.tensor([[-1.0, 0.5]]))
+        model.leaving.bias.fill_(-1.0)
+    return model
+
+
+def answers_of(model: ResponseModel, count: int, seed: int) -> Answers:
+    generator = torch.Generator().manual_seed(seed)
+    state_SD = torch.randn(count, WIDTH, generator=generator)
+    slate_SK = torch.rand(count, ITEMS, generator=generator).topk(SLATE).indices
+    step_S = torch.randint(10, (count,), generator=generator)
+    with torch.no_grad():
+        choice_S = sample_choice(model.utilities(state_SD, slate_SK), model.no_click(state_SD)[:, 0], generator)
+        chosen_S1 = slate_SK.gather(1, choice_S.clamp(min=0)[:, None])
+        reward_S = model.reward_given_choice(state_SD, chosen_S1)[:, 0]
+        leaving_S = torch.sigmoid(model.leaving_logit(choice_S >= 0, step_S))
+    return Answers(
+        state_SD=state_SD,
+        slate_SK=slate_SK,
+        choice_S=choice_S,
+        reward_S=reward_S.where(choice_S >= 0, 0.0),
+        step_S=step_S,
+        left_S=(torch.rand(count, generator=generator) < leaving_S).float(),
+        user_S=torch.arange(count),
+        log_shown_SK=torch.zeros(count, SLATE),
+        has_no_click=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> ResponseModel:
+    truth = planted()
+    model = ResponseModel(item_ND=truth.item_ND, popularity_N=torch.ones(ITEMS), slate_size=SLATE)
+    model.log_popularity_N.copy_(truth.log_popularity_N)
+    fit_response(model, answers_of(truth, 40_000, 1), answers_of(truth, 5000, 2), epochs=15, learning_rate=0.02, seed=0)
+    return model
+
+
+def test_planted_parameters_are_recovered(fitted: ResponseModel) -> None:
+    truth = planted()
+    assert float((fitted.match - truth.match).detach().abs().max()) < 0.15
+    assert float((fitted.popularity_weight - truth.popularity_weight).detach()) == pytest.approx(0.0, abs=0.08)
+    assert torch.allclose(fitted.position_K - fitted.position_K[0], truth.position_K, atol=0.12)
+    assert torch.allclose(fitted.leaving.weight, truth.leaving.weight, atol=0.1)
+    correlation = np.corrcoef(
+        fitted.reward_item(truth.item_ND).detach()[:, 0], truth.reward_item(truth.item_ND).detach()[:, 0]
+    )[0, 1]
+    assert correlation > 0.99
+
+
+def test_the_fitted_model_is_calibrated_and_better_than_chance(fitted: ResponseModel) -> None:
+    report = calibrate(fitted, answers_of(planted(), 20_000, 3))
+    assert report["ece"] < 0.02
+    assert report["nll"] < report["nll_uniform"] - 0.1
+    for behaviour in ("click_rate", "leaving_rate", "reward_given_click"):
+        assert report[behaviour]["simulated"] == pytest.approx(report[behaviour]["logged"], rel=0.05, abs=0.02)
+
+
+def test_a_double_sigmoid_is_seen_by_calibration(fitted: ResponseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KuaiSim's published fault: probabilities squashed twice. A ranking measure cannot see it."""
+    held_out = answers_of(planted(), 20_000, 3)
+    original = fitted.choice_log_probability
+    monkeypatch.setattr(
+        fitted,
+        "choice_log_probability",
+        lambda state, slate: torch.log_softmax(torch.sigmoid(original(state, slate).exp()), dim=1),
+    )
+    assert calibrate(fitted, held_out)["ece"] > 0.05
+
+
+def test_a_forgotten_sampling_correction_is_seen_by_the_fit() -> None:
+    """Candidates drawn by popularity: without the correction, popular items look unloved."""
+    generator = np.random.default_rng(0)
+    count, draws = 20_000, 8
+    popularity = generator.integers(1, 200, size=ITEMS)
+    share = popularity / popularity.sum()
+    item_ND = torch.zeros(ITEMS, 2)
+    taken = generator.choice(ITEMS, size=(count, 1), p=share)  # utility = log popularity
+    slate = np.concatenate([taken, generator.choice(ITEMS, size=(count, draws), p=share)], axis=1)
+    log_shown = np.log(share[slate])
+    log_shown[:, 1:][slate[:, 1:] == taken] = np.inf
+
+    def weight(log_shown_SK: np.ndarray) -> float:
+        model = ResponseModel(item_ND=item_ND, popularity_N=torch.from_numpy(popularity - 1), slate_size=1)
+        answers = Answers(
+            state_SD=torch.zeros(count, 2),
+            slate_SK=torch.from_numpy(slate),
+            choice_S=torch.zeros(count, dtype=torch.int64),
+            reward_S=torch.ones(count),
+            step_S=torch.zeros(count, dtype=torch.int64),
+            left_S=torch.zeros(count),
+            user_S=torch.arange(count),
+            log_shown_SK=torch.from_numpy(log_shown_SK).float(),
+            has_no_click=False,
+        )
+        fit_response(model, answers, answers, epochs=10, learning_rate=0.05, seed=0)
+        return float(model.popularity_weight.detach())
+
+    assert weight(log_shown) == pytest.approx(1.0, abs=0.1)
+    assert weight(np.where(np.isinf(log_shown), np.inf, 0.0)) == pytest.approx(0.0, abs=0.2)
+
+
+def test_the_assumed_click_rate_is_met() -> None:
+    model = planted()
+    state_SD, slate_SK = torch.randn(500, WIDTH), torch.rand(500, ITEMS).topk(SLATE).indices
+    anchor_no_click(model, state_SD, slate_SK, click_rate=0.3)
+    probability_SC = model.choice_log_probability(state_SD, slate_SK).exp()
+    assert float(1 - probability_SC[:, 0].mean().detach()) == pytest.approx(0.3, abs=1e-4)
