@@ -52,7 +52,7 @@ def run(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown benchmark or option, or a value that is not a whole number.
     """
-    benches = {"pretrain": (PretrainBench, pretrain), "simulate": (SimulateBench, simulate)}
+    benches: dict[str, tuple[Any, Any]] = {"pretrain": (PretrainBench, pretrain), "simulate": (SimulateBench, simulate)}
     if name not in benches:
         raise ConfigError(f"bench {name!r} is not one of {', '.join(benches)}")
     config, function = benches[name]

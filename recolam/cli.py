@@ -106,10 +106,12 @@ def recommend(
     home: HomeOption = None,
 ) -> None:
     """Recommend a slate with a registered model."""
-    from recolam.register.registry import load_model  # mlflow takes seconds to import
+    import pandas as pd  # these two take seconds to import
+
+    from recolam.register.registry import load_model
 
     query = {"history": [_ids(history)], "exclude": [_ids(exclude)], "k": [k]}
-    answer = load_model(Home.at(home), model).predict(query)
+    answer: Any = load_model(Home.at(home), model).predict(pd.DataFrame(query))
     slate, scores = list(answer["slate"][0]), [float(score) for score in answer["scores"][0]]
     if as_json:
         print(json.dumps({"model": model, "slate": slate, "scores": scores}))
@@ -130,7 +132,7 @@ def bench(
     """
     from recolam import bench as benches  # torch takes seconds to import
 
-    print(json.dumps(benches.run(name, _options(context.args))))
+    print(json.dumps(benches.run(name, _options(context.args)), sort_keys=False))
 
 
 @app.command()

@@ -146,7 +146,9 @@ def run_stage(plan: Plan, stage: str, *, domain: str | None = None, is_tracked: 
     }  # fmt: skip
 
 
-def execute(stage: str, config: Any, inputs: Mapping[str, Artifact], *, home: Home, seed: int) -> tuple[Artifact, bool]:
+def execute(
+    stage: str, config: Any, inputs: Mapping[str, Artifact], *, home: Home, seed: int, is_tracked: bool = True
+) -> tuple[Artifact, bool]:
     """The artifact of this work, and whether it was there already. Tracked artifacts are recorded in MLflow, once."""
     module = importlib.import_module(STAGES[stage].module)
     recorded = to_mapping(config)

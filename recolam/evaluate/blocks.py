@@ -3,7 +3,7 @@
 Shape legend: B users, T history, K slate, Q queries.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,11 +25,9 @@ _EARLIEST_EXAMPLE = 5  # items a user should have had to make a telling example
 def data_facts(features: Artifact, dataset: TokenisedDataset) -> dict[str, Any]:
     """What is known of the data: what ingest read and refused, what features made of it."""
     facts: dict[str, Any] = {}
-    ingest = next((row for row in _ancestors({"features": features}) if row[0] == "ingest"), None)
-    if ingest is not None and ingest[1] is not None:
-        read = ingest[1].metrics
-        if "quality.json" in ingest[1].manifest["files"]:
-            read = ingest[1].json("quality.json")
+    ingest = dict(_ancestors({"features": features}).values()).get("ingest")
+    if ingest is not None:
+        read = ingest.json("quality.json") if "quality.json" in ingest.manifest["files"] else ingest.metrics
         names = {
             "name": "Dataset", "format": "Format", "clock": "Clock", "rows_read": "Rows read", "rows": "Rows kept",
             "quarantined": "Rows in quarantine", "rules": "Refused by rule", "users": "Users", "items": "Items",
@@ -48,7 +46,7 @@ def data_facts(features: Artifact, dataset: TokenisedDataset) -> dict[str, Any]:
 
 def lineage(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """One row for every artifact this evaluation rests on, sources first; ancestors that are gone keep their digest."""
-    rows = [
+    return [
         {
             "name": name,
             "digest": digest,
@@ -56,27 +54,25 @@ def lineage(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
             "commit": "unknown" if artifact is None else artifact.manifest.get("commit", "unknown"),
             "config": {} if artifact is None else dict(artifact.config),
         }
-        for name, artifact, digest in _ancestors(inputs)
+        for digest, (name, artifact) in _ancestors(inputs).items()
     ]
-    return rows[::-1]
 
 
-def _ancestors(inputs: Mapping[str, Artifact]) -> Iterator[tuple[str, Artifact | None, str]]:
-    """The inputs and all they were made from, each digest once, nearest first."""
-    waiting: list[tuple[str, Artifact | None, str]] = [
-        (name, artifact, artifact.digest) for name, artifact in sorted(inputs.items(), reverse=True)
-    ]
-    met: set[str] = set()
-    while waiting:
-        name, artifact, digest = waiting.pop(0)
-        if digest in met:
-            continue
-        met.add(digest)
-        yield name, artifact, digest
-        if artifact is not None:
-            for parent, reference in sorted(artifact.manifest["parents"].items(), reverse=True):
-                is_there = (artifact.path / reference["path"]).is_dir()
-                waiting.append((parent, artifact.parent(parent) if is_there else None, reference["digest"]))
+def _ancestors(inputs: Mapping[str, Artifact]) -> dict[str, tuple[str, Artifact | None]]:
+    """Name and artifact by digest of the inputs and all they were made from, parents before children."""
+    found: dict[str, tuple[str, Artifact | None]] = {}
+
+    def visit(name: str, artifact: Artifact | None, digest: str) -> None:
+        if digest in found:
+            return
+        for parent, reference in artifact.manifest["parents"].items() if artifact is not None else ():
+            is_there = artifact is not None and (artifact.path / reference["path"]).is_dir()
+            visit(parent, artifact.parent(parent) if artifact is not None and is_there else None, reference["digest"])
+        found[digest] = name, artifact
+
+    for name, artifact in inputs.items():
+        visit(name, artifact, artifact.digest)
+    return found
 
 
 def transfer_rows(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:

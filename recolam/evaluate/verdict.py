@@ -9,6 +9,12 @@ import numpy as np
 from recolam.evaluate.intervals import paired_difference
 
 LEARNT_FROM_LOGS = "the recommender learnt from the logs alone"
+SIMPLE = {
+    "pretrained_greedy": LEARNT_FROM_LOGS,
+    "random": "random slates",
+    "popularity": "the most popular items",
+    "untrained": "the policy before training",
+}
 UNRELIABLE = "do not rely on this"
 CHAMPION = "the champion now in service"
 
@@ -20,12 +26,14 @@ class Verdict:
     Attributes:
         level: `better`, `worse` or `undecided`; it colours the report.
         sentence: the verdict.
+        alternative: how the policy stands to the best of the simple alternatives, where that is another one; else "".
         price: what the gain costs, in one sentence.
         logs_say: what the logged slates add to it, in one sentence.
     """
 
     level: Literal["better", "worse", "undecided"]
     sentence: str
+    alternative: str
     price: str
     logs_say: str
 
@@ -43,7 +51,13 @@ def reach_verdict(
         ope: the `ope` block of report.json.
     """
     level, sentence = _compare(returns, gate)
-    return Verdict(level=level, sentence=sentence, price=_price(ranking), logs_say=_logs_say(ope))
+    return Verdict(
+        level=level,
+        sentence=sentence,
+        alternative=_alternative(returns),
+        price=_price(ranking),
+        logs_say=_logs_say(ope),
+    )
 
 
 def _compare(
@@ -71,6 +85,23 @@ def _compare(
     if high < 0:
         return "worse", f"No: {against}, a loss of {_gain(other - own, other)} ({sure})."
     return "undecided", f"Not shown: {against}, a difference that chance alone could make ({sure})."
+
+
+def _alternative(returns: Mapping[str, Any]) -> str:
+    rivals = {name: returns[name] for name in SIMPLE if name in returns}
+    best = max(rivals, key=lambda name: rivals[name]["mean"], default="pretrained_greedy")
+    if best == "pretrained_greedy":
+        return ""
+    earned = f"Mind that something simpler earns more than the logs' recommender: {SIMPLE[best]}, "
+    earned += f"{number(returns[best]['mean'])}"
+    difference, _ = _difference(returns["trained"], returns[best])
+    if difference is None:
+        return f"{earned}."
+    (low, high), base = difference["ci95"], returns[best]["mean"]
+    within = f"95% interval of the difference {_gain(low, base)} to {_gain(high, base)}"
+    if low > 0:
+        return f"{earned}. The new policy beats that too ({within})."
+    return f"{earned}. The new policy {'earns less' if high < 0 else 'is not shown to beat it'} ({within})."
 
 
 def _gain(difference: float, base: float) -> str:
@@ -109,9 +140,12 @@ def _logs_say(ope: Mapping[str, Any]) -> str:
     if not is_reliable(estimates["dr"], mean_weight=ope["mean_weight"]):
         return f"The logged slates are too unlike the new policy's to confirm or refute it ({told})."
     if low > 0:
-        return f"The logged slates agree that it beats the policy that wrote the logs ({told})."
+        return f"The logged slates, one at a time, agree: it beats the policy that wrote the logs ({told})."
     if high < 0:
-        return f"The logged slates disagree: there it falls behind the policy that wrote the logs ({told})."
+        behind = (
+            "The logged slates disagree: judged one slate at a time, it falls behind the policy that wrote the logs"
+        )
+        return f"{behind} ({told}). A policy that plans ahead may give up a click now for more later, or be mistaken."
     return f"The logged slates show no difference to the policy that wrote the logs ({told})."
 
 
@@ -119,9 +153,9 @@ def reliability(estimate: Mapping[str, Any], *, mean_weight: float) -> str:
     """A plain word on an off-policy estimate that uses weights.
 
     The thresholds are a convention of this report: with fewer than 50 effective slates (Kish), fewer than 1 % of all,
-    or a mean weight outside [1/2, 2] nothing can be said; below 10 % the interval is likely too narrow.
+    or a mean weight outside [0.8, 1.25] nothing can be said; below 10 % the interval is likely too narrow.
     """
-    if estimate["ess"] < max(50.0, 0.01 * estimate["n"]) or not 0.5 <= mean_weight <= 2.0:
+    if estimate["ess"] < max(50.0, 0.01 * estimate["n"]) or not 0.8 <= mean_weight <= 1.25:
         return UNRELIABLE
     return "with caution" if estimate["ess"] < 0.1 * estimate["n"] else "usable"
 

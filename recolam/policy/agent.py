@@ -34,12 +34,14 @@ class SlateAgent:
         model: the network; its item scores divided by `temperature` are the Plackett-Luce scores.
         items: the vocabulary, in token order.
         settings: what policy.json holds (slate size, reward, discount, domain, ...).
+        is_barred_N: True for token ids that this policy never shows.
     """
 
     model: SequenceModel
     temperature: float
     items: tuple[str, ...]
     settings: Mapping[str, Any]
+    is_barred_N: Tensor | None = None
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "SlateAgent":
@@ -57,7 +59,7 @@ class SlateAgent:
             raise ArtifactError(f"{folder}: not a policy ({error})") from error
         if model.config.tokens != FIRST_ITEM + len(items):
             raise ArtifactError(f"{folder}: a model of {model.config.tokens} tokens with {len(items)} items")
-        model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
+        model.to(torch.device(device))
         return cls(model, temperature, items, settings)
 
     def save(self, folder: Path, *, titles: Sequence[str]) -> None:
@@ -67,12 +69,13 @@ class SlateAgent:
         (folder / "policy.json").write_text(json.dumps(settings, indent=1, sort_keys=True))
 
     def scores(self, history_BT: Tensor, length_B: Tensor) -> Tensor:
-        return self.model.scores(history_BT, length_B)
+        score_BN = self.model.scores(history_BT, length_B)
+        return score_BN if self.is_barred_N is None else score_BN.masked_fill(self.is_barred_N, -torch.inf)
 
     @torch.no_grad()
     def slate_scores(self, observation: Observation) -> Tensor:
         """Plackett-Luce scores, float [B, N]: -inf for special tokens and for what the history holds."""
-        score_BN = self.model.scores(observation.history_BT, observation.length_B) / self.temperature
+        score_BN = self.scores(observation.history_BT, observation.length_B) / self.temperature
         return admissible(score_BN, observation.history_BT)
 
     def slates(self, observation: Observation, *, k: int, generator: torch.Generator | None) -> Tensor:

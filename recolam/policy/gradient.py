@@ -1,6 +1,6 @@
 """Returns, advantages and the policy-gradient loss, as pure functions.
 
-Shape legend: B = U x R sessions (R replicas of each of U users, side by side), H steps.
+Shape legend: B = U x R sessions (R replicas of each of U users, side by side), H steps, S states.
 """
 
 import torch
@@ -48,6 +48,6 @@ def advantages(return_BH: Tensor, value_BH: Tensor, is_active_BH: Tensor, *, rep
     return surprise_BH * is_active_BH
 
 
-def policy_gradient_loss(log_prob_BH: Tensor, advantage_BH: Tensor, is_active_BH: Tensor) -> Tensor:
-    """-mean over active steps of advantage x log-probability; its gradient is the REINFORCE estimate."""
-    return -(advantage_BH.detach() * log_prob_BH * is_active_BH).sum() / is_active_BH.sum().clamp(min=1)
+def policy_gradient_loss(log_prob_S: Tensor, advantage_S: Tensor) -> Tensor:
+    """-sum of advantage x log-probability over states; its gradient is minus the REINFORCE estimate times S."""
+    return -(advantage_S.detach() * log_prob_S).sum()

@@ -71,6 +71,11 @@ def myopic(environment: SimulatedUsers) -> Act:
     return lambda observation, generator: environment.users.greedy_slate(environment.state)
 
 
+def comparison_seeds(seed: int, count: int) -> list[int]:
+    """The seeds on which policies are compared: the same for every policy of a run, and for its champion."""
+    return [derive(seed, "policy comparison", index) for index in range(count)]
+
+
 def compare(
     environment: SimulatedUsers, policies: dict[str, Act], *, users: int, seeds: Sequence[int]
 ) -> dict[str, dict[str, Any]]:

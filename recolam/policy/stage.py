@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from recolam.contracts.artifact import open_artifact
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.policy import returns
@@ -65,7 +64,7 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
         "trained_sampled": returns.sampled(agent, k=k),
         "myopic": returns.myopic(judging),
     }
-    seeds = evaluation_seeds(context.seed, config.evaluation_seeds)
+    seeds = returns.comparison_seeds(context.seed, config.evaluation_seeds)
     table = returns.compare(judging, policies, users=config.evaluation_users, seeds=seeds)
     agent.save(context.out, titles=dataset.titles)
     (context.out / "curves.json").write_text(json.dumps(curves))
@@ -76,13 +75,3 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
         "training": asdict(config.training),
         "evaluation_users": config.evaluation_users,
     }
-
-
-def evaluation_seeds(seed: int, count: int) -> list[int]:
-    """The seeds on which policies are compared; the same for every policy of a run."""
-    return [derive(seed, "policy comparison", index) for index in range(count)]
-
-
-def open_agent(folder: Any) -> SlateAgent:
-    """The agent of a policy artifact, after its checksums were verified."""
-    return SlateAgent.load(open_artifact(folder).path)

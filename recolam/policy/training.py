@@ -25,6 +25,8 @@ from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, rest
 from recolam.sequence.model import SequenceModel
 from recolam.world.environment import SimulatedUsers
 
+_BLOCK = 128  # states whose scores of the whole catalogue are in memory together
+
 
 @dataclass(frozen=True)
 class PolicyTrainingConfig:
@@ -103,40 +105,50 @@ class _Trainer:
             self.environment, self.agent, users=config.users, replicas=config.replicas,
             seed=derive(self.seed, "rollout", self.iteration),
         )  # fmt: skip
-        loss, figures = self._loss(rollout)
-        if not math.isfinite(float(loss.detach())):
-            raise DataError(f"the policy's loss became {float(loss.detach())} at iteration {self.iteration}")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        figures = self._accumulate_gradients(rollout)
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise DataError(f"a figure is not finite at iteration {self.iteration}: {figures}")
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
         self.optimizer.step()
         return figures
 
-    def _loss(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
-        config, is_active_BH = self.config, rollout.is_active_BH
-        score_SN, value_BH, after_B = replay(self.model, rollout, temperature=self.agent.temperature)
-        log_prob_S = plackett_luce.log_prob(score_SN, rollout.slate_BHK[is_active_BH])
+    def _accumulate_gradients(self, rollout: Rollout) -> dict[str, float]:
+        """One backward pass over all states, their [S, N] scores formed a block at a time."""
+        config, active_BH = self.config, rollout.is_active_BH
+        states = replay(self.model, rollout)
         with torch.no_grad():
-            reference_SN, _, _ = replay(self.reference, rollout, temperature=self.agent.temperature)
-            after_B = after_B * rollout.is_truncated_B  # who left earns nothing more; who was cut would have
+            reference = replay(self.reference, rollout)
+            after_B = states.after_B * rollout.is_truncated_B  # who left earns nothing more; who was cut would have
             return_BH = discounted_returns(rollout.reward_BH, gamma=config.gamma, after_B=after_B)
-            advantage_BH = advantages(return_BH, value_BH, is_active_BH, replicas=config.replicas)
-            spread = advantage_BH[is_active_BH].std().clamp(min=1e-6)
-        log_prob_BH = torch.zeros_like(rollout.reward_BH).masked_scatter(is_active_BH, log_prob_S)
-        gradient_loss = policy_gradient_loss(log_prob_BH, advantage_BH / spread, is_active_BH)
-        value_loss = (value_BH - return_BH)[is_active_BH].square().mean()
-        entropy = plackett_luce.first_pick_entropy(score_SN).mean()
-        kl = plackett_luce.first_pick_kl(score_SN, reference_SN).mean()
-        loss = (
-            gradient_loss + config.value_weight * value_loss - config.entropy_weight * entropy + config.kl_weight * kl
+            advantage_BH = advantages(return_BH, states.value_BH, active_BH, replicas=config.replicas)
+            advantage_S = advantage_BH[active_BH] / advantage_BH[active_BH].std().clamp(min=1e-6)
+        state_SD = states.state_SD.detach().requires_grad_()
+        table_ND = states.table_ND.detach().requires_grad_()
+        slate_SK, entropy, kl = rollout.slate_BHK[active_BH], 0.0, 0.0
+        for rows in torch.arange(len(state_SD)).split(_BLOCK):
+            score_RN = self._scores(state_SD[rows], table_ND, states.seen_ST[rows])
+            with torch.no_grad():
+                reference_RN = self._scores(reference.state_SD[rows], reference.table_ND, states.seen_ST[rows])
+            gradient_loss = policy_gradient_loss(plackett_luce.log_prob(score_RN, slate_SK[rows]), advantage_S[rows])
+            block_entropy = plackett_luce.first_pick_entropy(score_RN).sum()
+            block_kl = plackett_luce.first_pick_kl(score_RN, reference_RN).sum()
+            loss = gradient_loss + config.kl_weight * block_kl - config.entropy_weight * block_entropy
+            (loss / len(state_SD)).backward()
+            entropy, kl = entropy + float(block_entropy.detach()), kl + float(block_kl.detach())
+        value_loss = (states.value_BH - return_BH)[active_BH].square().mean()
+        torch.autograd.backward(
+            [states.state_SD, states.table_ND, config.value_weight * value_loss], [state_SD.grad, table_ND.grad, None]
         )
-        figures = {
+        return {
             "return": float(rollout.reward_BH.sum(dim=1).mean()),
             "value_loss": float(value_loss.detach()),
-            "entropy": float(entropy.detach()),
-            "kl": float(kl.detach()),
+            "entropy": entropy / len(state_SD),
+            "kl": kl / len(state_SD),
         }
-        return loss, figures
+
+    def _scores(self, state_RD: Tensor, table_ND: Tensor, seen_RT: Tensor) -> Tensor:
+        return admissible(state_RD @ table_ND.T / self.agent.temperature, seen_RT)
 
     def _validate(self) -> None:
         returns = [
@@ -173,22 +185,37 @@ class _Trainer:
         restore_optimizer(self.optimizer, tensors)
 
 
-def replay(model: SequenceModel, rollout: Rollout, *, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and values at every state of a rollout, from one pass over the final histories.
+@dataclass(frozen=True)
+class Replayed:
+    """What one pass over a rollout's final histories gives.
 
-    Returns:
-        Plackett-Luce scores [S, N] of the active states (in the order of `tensor[is_active_BH]`), values [B, H] and
-        the value after the last step [B].
+    Attributes:
+        state_SD: the state before each active step, in the order of `tensor[is_active_BH]`.
+        seen_ST: what the history held then, padded with 0.
+        table_ND: item embeddings.
+        value_BH, after_B: the value head at every step, and after the last one.
     """
+
+    state_SD: Tensor
+    seen_ST: Tensor
+    table_ND: Tensor
+    value_BH: Tensor
+    after_B: Tensor
+
+
+def replay(model: SequenceModel, rollout: Rollout) -> Replayed:
+    """Every state of a rollout from one pass: a causal model's earlier states do not depend on what came later."""
     longest = max(1, int(rollout.end_length_B.max()))
     history_BT = rollout.history_BT[:, :longest]
     table_ND = model.item_table()
     state_BSD = model(history_BT, table_ND=table_ND)
     rows_B1 = torch.arange(len(history_BT), device=history_BT.device)[:, None]
     state_BHD = state_BSD[rows_B1, rollout.length_BH]
-    value_BH = model.value_head(state_BHD)[..., 0]
-    after_B = model.value_head(state_BSD[rows_B1[:, 0], rollout.end_length_B])[:, 0]
     is_past_BHT = torch.arange(longest, device=history_BT.device) < rollout.length_BH[..., None]
-    seen_BHT = history_BT[:, None] * is_past_BHT  # what came later becomes padding
-    score_SN = state_BHD[rollout.is_active_BH] @ table_ND.T / temperature
-    return admissible(score_SN, seen_BHT[rollout.is_active_BH]), value_BH, after_B
+    return Replayed(
+        state_SD=state_BHD[rollout.is_active_BH],
+        seen_ST=(history_BT[:, None] * is_past_BHT)[rollout.is_active_BH],
+        table_ND=table_ND,
+        value_BH=model.value_head(state_BHD)[..., 0],
+        after_B=model.value_head(state_BSD[rows_B1[:, 0], rollout.end_length_B])[:, 0],
+    )

@@ -25,7 +25,8 @@ _BACKBONES = {
     },
     "llama": lambda c: {
         "vocab_size": 1, "max_position_embeddings": c.max_len + 1, "hidden_size": c.width,
-        "num_hidden_layers": c.blocks, "num_attention_heads": c.heads, "num_key_value_heads": c.heads, "intermediate_size": 4 * c.width,
+        "num_hidden_layers": c.blocks, "num_attention_heads": c.heads, "num_key_value_heads": c.heads,
+        "intermediate_size": 4 * c.width,
         "attention_dropout": c.dropout, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
     },
 }  # fmt: skip
@@ -79,7 +80,8 @@ class SequenceModel(PreTrainedModel):
         self.item_vectors = nn.Embedding(config.tokens, config.width)
         self.start = nn.Parameter(torch.zeros(config.width))
         self.register_buffer("item_text", torch.zeros(config.tokens, config.text_features))
-        self.text_projection = nn.Linear(config.text_features, config.width, bias=False)
+        if config.text_features:
+            self.text_projection = nn.Linear(config.text_features, config.width, bias=False)
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.value_head = nn.Linear(config.width, 1)
         self.post_init()
@@ -128,7 +130,8 @@ class SequenceModel(PreTrainedModel):
         return self.backbone(inputs_embeds=inputs_BSD, attention_mask=mask, use_cache=False).last_hidden_state
 
     def last_state(self, history_BT: Tensor, length_B: Tensor) -> Tensor:
-        """The state after each whole history, float [B, D]."""
+        """The state after each history, float [B, D]; of a history longer than `max_len` the newest items count."""
+        history_BT, length_B = _newest(history_BT, length_B, limit=self.config.max_len)
         states_BSD = self(history_BT[:, : self._longest(length_B)])
         return states_BSD[torch.arange(len(length_B), device=length_B.device), length_B]
 
@@ -142,6 +145,15 @@ class SequenceModel(PreTrainedModel):
     @staticmethod
     def _longest(length_B: Tensor) -> int:
         return max(int(length_B.max()), 1) if len(length_B) else 1
+
+
+def _newest(history_BT: Tensor, length_B: Tensor, *, limit: int) -> tuple[Tensor, Tensor]:
+    """The newest `limit` items of each history, padded on the right, and how many they are."""
+    if history_BT.shape[1] <= limit:
+        return history_BT, length_B
+    skip_B1 = (length_B - limit).clamp(min=0)[:, None]
+    place_BT = (torch.arange(limit, device=history_BT.device) + skip_B1).clamp(max=history_BT.shape[1] - 1)
+    return history_BT.gather(1, place_BT), length_B.clamp(max=limit)
 
 
 def _visible(length_B: Tensor | None, *, states: int, like: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def one_step_loss(
     reward_BH = (reward_I[slate_BK] * torch.tensor([1.0, 0.5, 0.25])).sum(dim=1, keepdim=True)
     active = torch.ones_like(reward_BH, dtype=torch.bool)
     advantage_BH = advantages(reward_BH, torch.full_like(reward_BH, 0.3), active, replicas=replicas)
-    return policy_gradient_loss(plackett_luce.log_prob(score_BN, slate_BK)[:, None], advantage_BH, active)
+    return policy_gradient_loss(plackett_luce.log_prob(score_BN, slate_BK), advantage_BH[:, 0]) / len(slate_BK)
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
@@ -64,9 +64,5 @@ def test_the_leave_one_out_baseline_lowers_the_variance() -> None:
 
 
 def test_inactive_steps_carry_nothing() -> None:
-    log_prob_BH = torch.zeros(2, 3, requires_grad=True)
     active = torch.tensor([[True, True, False], [True, False, False]])
-    advantage = advantages(torch.ones(2, 3), torch.zeros(2, 3), active, replicas=1)
-    policy_gradient_loss(log_prob_BH, advantage, active).backward()
-    assert log_prob_BH.grad is not None
-    assert torch.equal(log_prob_BH.grad != 0, active)
+    assert torch.equal(advantages(torch.ones(2, 3), torch.zeros(2, 3), active, replicas=1) != 0, active)

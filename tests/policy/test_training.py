@@ -6,6 +6,8 @@ import torch
 
 from recolam.errors import ArtifactError, ConfigError
 from recolam.policy import plackett_luce, training
+from recolam.policy.agent import admissible
+from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
 from recolam.policy.returns import compare, greedy, mean_interval, myopic, sampled, session_returns, static, uniform
 from recolam.policy.rollout import play
 from recolam.policy.training import PolicyTrainingConfig, replay, train_policy
@@ -19,10 +21,37 @@ CONFIG = PolicyTrainingConfig(
 def test_one_pass_over_the_final_history_gives_every_step_s_distribution() -> None:
     agent = small_agent()
     rollout = play(small_world(), agent, users=20, replicas=3, seed=1)
-    score_SN, value_BH, _ = replay(agent.model, rollout, temperature=1.0)
+    states = replay(agent.model, rollout)
+    score_SN = admissible(states.state_SD @ states.table_ND.T, states.seen_ST)
     log_prob_S = plackett_luce.log_prob(score_SN, rollout.slate_BHK[rollout.is_active_BH])
     torch.testing.assert_close(log_prob_S, rollout.log_prob_BH[rollout.is_active_BH], rtol=1e-4, atol=1e-4)
-    assert value_BH.shape == rollout.reward_BH.shape
+    assert states.value_BH.shape == rollout.reward_BH.shape
+
+
+def test_blocks_add_up_to_the_gradient_of_the_whole_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, world = small_agent(), small_world()
+    rollout = play(world, agent, users=20, replicas=4, seed=1)
+    trainer = training._Trainer(agent, world, CONFIG, seed=0, scratch=tmp_path)
+    monkeypatch.setattr(training, "_BLOCK", 7)
+    trainer._accumulate_gradients(rollout)
+    blocks = {name: p.grad.clone() for name, p in agent.model.named_parameters() if p.grad is not None}
+
+    agent.model.zero_grad()
+    states = replay(agent.model, rollout)
+    active = rollout.is_active_BH
+    score_SN = admissible(states.state_SD @ states.table_ND.T, states.seen_ST)
+    log_prob_S = plackett_luce.log_prob(score_SN, rollout.slate_BHK[active])
+    after_B = (states.after_B * rollout.is_truncated_B).detach()
+    return_BH = discounted_returns(rollout.reward_BH, gamma=CONFIG.gamma, after_B=after_B)
+    advantage_BH = advantages(return_BH, states.value_BH.detach(), active, replicas=4)
+    advantage_S = advantage_BH[active] / advantage_BH[active].std()
+    loss = policy_gradient_loss(log_prob_S, advantage_S) / len(advantage_S)
+    loss = loss + CONFIG.value_weight * (states.value_BH - return_BH)[active].square().mean()
+    loss = loss - CONFIG.entropy_weight * plackett_luce.first_pick_entropy(score_SN).mean()
+    loss.backward()  # the divergence from the start weights has no gradient there
+    for name, parameter in agent.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(blocks[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_rollouts_replay_from_their_seed() -> None:

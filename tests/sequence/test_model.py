@@ -90,6 +90,16 @@ def test_scores_of_an_empty_history_come_from_the_start_token() -> None:
     assert torch.isfinite(score_BN[:, 3:]).all()
 
 
+def test_of_a_long_history_the_newest_items_count() -> None:
+    model = small()
+    long_BT = torch.randint(3, 43, (3, 20))
+    length_B = torch.tensor([20, 15, 4])
+    score_BN = model.scores(long_BT, length_B)
+    for row, length in enumerate(length_B.tolist()):
+        newest = long_BT[row : row + 1, max(0, length - 12) : length]
+        torch.testing.assert_close(score_BN[row], model.scores(newest, torch.tensor([min(length, 12)]))[0])
+
+
 def test_saved_and_loaded_models_are_equal(tmp_path: Path) -> None:
     model = small()
     model.save_pretrained(tmp_path)
