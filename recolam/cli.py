@@ -72,11 +72,10 @@ def _stage_command(stage: str, text: str) -> None:
         overrides = {stage: _read_config(config)} if config is not None else {}
         plan = pipeline.make_plan(data, format, preset.value, home, seed, overrides)
         parents = _open_inputs(stage, inputs or [])
-        values: dict[str, Any] = {}
-        if stage == "ingest" and plan.is_demo:
-            demo, _ = pipeline.execute("demo", pipeline.stage_config(plan, "demo"), {}, home=plan.home, seed=seed)
-            values = {"data": str(demo.path), "format": "recolam", "name": "demo"}
-        settings = pipeline.stage_config(plan, stage, **values)
+        if stage == "ingest" and plan.is_demo and "demo" not in parents:
+            settings = pipeline.stage_config(plan, "demo")
+            parents["demo"], _ = pipeline.execute("demo", settings, {}, home=plan.home, seed=seed)
+        settings = pipeline.stage_config(plan, stage)
         artifact, _ = pipeline.execute(stage, settings, parents, home=plan.home, seed=seed)
         print(artifact.path)
 

@@ -38,7 +38,7 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "demo": Stage("recolam.world.demo", "DemoConfig"),
-    "ingest": Stage("recolam.logs.stage", "IngestConfig"),
+    "ingest": Stage("recolam.logs.stage", "IngestConfig", (), ("demo",)),
     "features": Stage("recolam.features.stage", "FeaturesConfig", ("ingest",)),
     "pretrain": Stage("recolam.pretrain.stage", "PretrainConfig", ("features",)),
     "world": Stage("recolam.world.stage", "WorldConfig", ("features", "pretrain"), ("demo",)),
@@ -94,9 +94,11 @@ def make_plan(
     if seed < 0:
         raise ConfigError(f"seed is {seed}, below 0")
     plan = Plan(data, format, preset, Home.at(home), seed, overrides or {})
-    for stage in plan.overrides:
+    for stage, values in plan.overrides.items():
         if stage not in STAGES:
             raise ConfigError(f"config: unknown stage {stage!r}; stages: {', '.join(STAGES)}")
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"config: {stage}: an object of settings is needed, not {values!r}")
         stage_config(plan, stage)
     return plan
 
@@ -126,9 +128,6 @@ def run_stage(plan: Plan, stage: str, *, domain: str | None = None, is_tracked: 
     if stage not in STAGES:
         raise ConfigError(f"unknown stage {stage!r}; stages: {', '.join(STAGES)}")
     values: dict[str, Any] = {}
-    if stage == "ingest" and plan.is_demo:
-        demo = _latest(plan, "demo")
-        values = {"data": str(demo.path), "format": "recolam", "name": "demo"}
     if stage == "transfer":
         if domain not in domains(plan):
             raise ConfigError(f"domain {domain!r} is not one of {', '.join(domains(plan)) or 'none'}")
@@ -235,7 +234,7 @@ def _parents(plan: Plan, stage: str, domain: str | None) -> dict[str, Artifact]:
     inputs = {name: _latest(plan, name) for name in STAGES[stage].inputs}
     if stage == "transfer":
         inputs["features"] = _latest(plan, _slot("features", domain))
-    if stage == "world" and plan.is_demo:
+    if stage in ("ingest", "world") and plan.is_demo:
         inputs["demo"] = _latest(plan, "demo")
     if stage in ("evaluate", "register"):
         inputs |= {f"transfer_{name}": _latest(plan, _slot("transfer", name)) for name in domains(plan)}

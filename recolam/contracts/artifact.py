@@ -1,6 +1,6 @@
 """An artifact: a folder that is either whole and described by its `manifest.json`, or not there.
 
-It is built in a hidden folder beside its final place and moved there by one rename, after the manifest. Its digest
+It is built in a hidden folder beside its final place and moved there whole, its manifest written last. Its digest
 covers the stage, the config, the parents and every file's checksum, and no clock: equal work has an equal digest.
 """
 
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from recolam.contracts.swap import needs_restoring, restore_folder, swap_folder
 from recolam.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+_KEYS = ("stage", "config", "parents", "seed", "files", "metrics", "digest", "commit", "seconds", "created")
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt", ".bin")
 
 
@@ -74,7 +77,7 @@ class Artifact:
         if name not in self.manifest["parents"]:
             raise ArtifactError(f"{self.path}: has no parent {name!r}; parents: {sorted(self.manifest['parents'])}")
         reference = self.manifest["parents"][name]
-        parent = open_artifact((self.path / reference["path"]).resolve())
+        parent = open_artifact((self.path / str(reference.get("path"))).resolve())
         if parent.digest != reference["digest"]:
             raise ArtifactError(
                 f"{self.path}: its parent {name!r} at {parent.path} has digest {parent.digest}, "
@@ -87,37 +90,53 @@ def open_artifact(path: str | Path, *, stage: str | None = None) -> Artifact:
     """Opens and verifies an artifact.
 
     Raises:
-        ArtifactError: no manifest (missing or half-written), another stage or schema, a file that is missing,
-            changed (checksum) or pickled.
+        ArtifactError: no manifest (missing or half-written), one that was changed, another stage or schema, a file
+            that is missing or changed (checksum), or a pickle, whether the manifest names it or not.
     """
     path = Path(path)
-    manifest_path = path / MANIFEST
-    if not manifest_path.is_file():
-        raise ArtifactError(f"{path}: no {MANIFEST}: not an artifact, or half-written")
-    try:
-        manifest = json.loads(manifest_path.read_text())
-        version, files, digest = manifest["schema_version"], manifest["files"], manifest["digest"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{manifest_path}: unreadable manifest ({error})") from error
-    if version != SCHEMA_VERSION:
-        raise ArtifactError(f"{manifest_path}: schema version {version}, this code reads {SCHEMA_VERSION}")
+    if needs_restoring(path):  # killed while it was replaced, or just being replaced: then wait
+        with _lock(path):
+            restore_folder(path)
+    manifest = _read_manifest(path / MANIFEST)
     if stage is not None and manifest["stage"] != stage:
         raise ArtifactError(f"{path}: an artifact of stage {manifest['stage']!r}, not {stage!r}")
-    for name, entry in files.items():
-        _verify_file(path, name, entry)
-    if digest != _digest(manifest):
-        raise ArtifactError(f"{manifest_path}: changed since it was written (digest does not match its content)")
+    try:
+        for file in path.rglob("*"):
+            refuse_pickle(file)
+        for name, entry in manifest["files"].items():
+            _verify_file(path, name, entry["sha256"])
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error})") from error
     return Artifact(path=path.resolve(), manifest=manifest)
 
 
-def _verify_file(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ArtifactError(f"{path.parent}: no {MANIFEST}: not an artifact, or half-written")
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ArtifactError(f"{path}: schema version {version}, this code reads {SCHEMA_VERSION}")
+        missing = [key for key in _KEYS if key not in manifest]
+        if missing:
+            raise ArtifactError(f"{path}: unreadable manifest (no {missing[0]!r})")
+        digest = _digest(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path}: unreadable manifest ({type(error).__name__}: {error})") from error
+    if manifest["digest"] != digest:
+        raise ArtifactError(f"{path}: changed since it was written (digest does not match its content)")
+    return manifest
+
+
+def _verify_file(folder: Path, name: str, sha256: str) -> None:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ArtifactError(f"{folder}: the manifest names {name!r}, outside the artifact")
     refuse_pickle(path)
     if not path.is_file():
         raise ArtifactError(f"{path}: missing, though the manifest names it")
-    if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+    if sha256_file(path) != sha256:
         raise ArtifactError(f"{path}: changed since it was written (checksum does not match)")
 
 
@@ -169,38 +188,56 @@ def build_artifact(
     """Runs `build` in a draft folder, then publishes it at `final` in one rename.
 
     `build` returns the artifact's metrics. A draft left by a killed process is thrown away, its scratch folder is
-    kept for `build` to resume from. An artifact already at `final` is replaced only once the new one is whole.
+    kept for `build` to resume from. Where `build` fails, its draft goes, and its scratch folder if it is empty. An
+    artifact already at `final` is replaced only once the new one is whole.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(final.parent / f".{final.name}.lock"):
+    with _lock(final):
+        restore_folder(final)
         draft = Draft(
             folder=final.parent / f".{final.name}.partial", scratch=final.parent / f".{final.name}.scratch", final=final
         )
         shutil.rmtree(draft.folder, ignore_errors=True)
         draft.folder.mkdir()
         draft.scratch.mkdir(exist_ok=True)
-        metrics = build(draft)
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "stage": stage,
-            "config": dict(config),
-            "parents": {
-                name: {"path": os.path.relpath(parent.path, final), "digest": parent.digest}
-                for name, parent in sorted(parents.items())
-            },
-            "seed": seed,
-            "files": _describe_files(draft.folder),
-            "metrics": dict(metrics),
-            "commit": _commit(),
-            "seconds": round(time.monotonic() - draft.started, 3),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        manifest = json.loads(json.dumps(manifest, default=str))
-        manifest["digest"] = _digest(manifest)
-        write_json(draft.folder / MANIFEST, manifest)
-        _publish(draft.folder, final)
-        shutil.rmtree(draft.scratch, ignore_errors=True)
+        try:
+            metrics = build(draft)
+            _write_manifest(draft, stage=stage, config=config, parents=parents, seed=seed, metrics=metrics)
+            _publish(draft)
+        finally:
+            shutil.rmtree(draft.folder, ignore_errors=True)
+            with suppress(OSError):  # it holds a checkpoint
+                draft.scratch.rmdir()
     return open_artifact(final, stage=stage)
+
+
+def _write_manifest(
+    draft: Draft,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    parents: Mapping[str, Artifact],
+    seed: int,
+    metrics: Mapping[str, Any],
+) -> None:
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage,
+        "config": dict(config),
+        "parents": {
+            name: {"path": os.path.relpath(parent.path, draft.final), "digest": parent.digest}
+            for name, parent in sorted(parents.items())
+        },
+        "seed": seed,
+        "files": _describe_files(draft.folder),
+        "metrics": dict(metrics),
+        "commit": _commit(),
+        "seconds": round(time.monotonic() - draft.started, 3),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    manifest = json.loads(json.dumps(manifest, default=str))
+    manifest["digest"] = _digest(manifest)
+    write_json(draft.folder / MANIFEST, manifest)
 
 
 def _describe_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -211,17 +248,17 @@ def _describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _publish(folder: Path, final: Path) -> None:
-    for path in folder.rglob("*"):
+def _publish(draft: Draft) -> None:
+    for path in draft.folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-    retired = final.parent / f".{final.name}.retired"
-    shutil.rmtree(retired, ignore_errors=True)
-    if final.exists():
-        final.rename(retired)
-    folder.rename(final)
-    shutil.rmtree(retired, ignore_errors=True)
+    swap_folder(draft.folder, draft.final)
+    shutil.rmtree(draft.scratch, ignore_errors=True)
+
+
+def _lock(final: Path) -> FileLock:
+    return FileLock(final.parent / f".{final.name}.lock")
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

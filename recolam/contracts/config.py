@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from recolam.errors import ConfigError
@@ -15,13 +15,16 @@ def from_mapping(cls: type[Config], values: Mapping[str, Any], *, where: str) ->
     """Builds `cls` from JSON-like values.
 
     Raises:
-        ConfigError: an unknown key, or a value whose type is not the field's; `where` names the source.
+        ConfigError: an unknown or missing key, or a value whose type is not the field's; `where` names the source.
     """
     hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
+    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+    for name, field in known.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: {name!r} is missing")
     converted = {key: _convert(value, hints[key], where=f"{where}.{key}") for key, value in values.items()}
     return cls(**converted)
 
@@ -42,7 +45,7 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
             raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, typing.get_args(hint)))}")
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(item, typing.get_args(hint)[0], where=where) for item in value)
+        return _convert_tuple(value, typing.get_args(hint), where=where)
     if origin is dict and isinstance(value, Mapping):
         return {key: _convert(item, typing.get_args(hint)[1], where=f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -51,6 +54,15 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
     if plain is not Any and (not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool)):
         raise ConfigError(f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
     return value
+
+
+def _convert_tuple(value: Sequence[Any], options: tuple[Any, ...], *, where: str) -> tuple[Any, ...]:
+    if options[-1] is Ellipsis:
+        options = options[:1] * len(value)
+    if len(value) != len(options):
+        raise ConfigError(f"{where}: {value!r} has {len(value)} values, not {len(options)}")
+    pairs = zip(value, options, strict=True)
+    return tuple(_convert(item, option, where=f"{where}[{place}]") for place, (item, option) in enumerate(pairs))
 
 
 def _convert_union(value: Any, options: tuple[Any, ...], *, where: str) -> Any:

@@ -118,7 +118,7 @@ class TokenisedDataset:
             slates = None
             if "slates.slate_SK" in tensors:
                 slates = LoggedSlates(**{name: tensors[f"slates.{name}"] for name in _tensor_names(LoggedSlates)})
-            return cls(
+            loaded = cls(
                 **{name: tensors[name] for name in _tensor_names(cls)},
                 items=tuple(text["items"]),
                 titles=tuple(text["titles"]),
@@ -126,8 +126,28 @@ class TokenisedDataset:
                 info=text["info"],
                 slates=slates,
             )
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            loaded._check()
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
             raise ArtifactError(f"{folder}: not a tokenised dataset ({error})") from error
+        return loaded
+
+    def _check(self) -> None:
+        """Raises ValueError where parts that belong together differ in length."""
+        events, tokens = len(self.event_item_E), self.tokens
+        lengths = {
+            "event_time_E": (len(self.event_time_E), events),
+            "event_value_E": (len(self.event_value_E), events),
+            "event_split_E": (len(self.event_split_E), events),
+            "user_offset_U1": (self.user_offset_U1[-1:].sum(), events),
+            "users": (len(self.users), len(self.user_offset_U1) - 1),
+            "item_count_V": (len(self.item_count_V), tokens),
+            "item_text_VF": (len(self.item_text_VF), tokens),
+            "titles": (len(self.titles), len(self.items)),
+            "info": (isinstance(self.info, Mapping), True),
+        }
+        for name, (length, expected) in lengths.items():
+            if length != expected:
+                raise ValueError(f"{name}: {length}, expected {expected}")
 
 
 def _tensor_names(cls: type) -> list[str]:

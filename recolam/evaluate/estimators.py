@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recolam.errors import DataError
-from recolam.evaluate.intervals import bootstrap_ratio, cluster_sums
+from recolam.intervals import bootstrap_ratio, cluster_sums
 from recolam.seeding import derive
 
 Floats = NDArray[np.float64]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation
-from recolam.evaluate.intervals import paired_difference, student_t_interval
 from recolam.evaluate.seen import items_left, select
+from recolam.intervals import paired_difference, student_t_interval
 
 
 class CheckedAgent(Protocol):
@@ -46,8 +46,17 @@ class Standing:
     slates_valid: bool
     finite: bool
 
+    @classmethod
+    def incomparable(cls, policy_digest: str) -> "Standing":
+        """A champion of another catalogue: it has no standing here."""
+        nan = float("nan")
+        return cls(policy_digest, (), nan, nan, nan, slates_valid=False, finite=False)
+
     def as_json(self) -> dict[str, Any]:
+        if not self.returns:
+            return {"policy_digest": self.policy_digest, "is_comparable": False}
         return {
+            "is_comparable": True,
             "policy_digest": self.policy_digest,
             "return_mean": float(np.mean(self.returns)),
             "return_ci95": interval_or_none(self.returns),
@@ -68,14 +77,15 @@ def build_gate(candidate: Standing, champion: Standing | None, *, baseline_retur
         baseline_return: mean return of random slates.
 
     Returns:
-        `candidate`, `champion` (or None), `baseline_return`, and `difference`: the paired difference candidate minus
+        `candidate`, `champion` (or None; `is_comparable` tells whether it has numbers), `baseline_return`, and
+        `difference`: the paired difference candidate minus
         champion over seeds, None where there is no champion or only one seed.
 
     Raises:
         DataError: the two have returns for different numbers of seeds, or some that are not finite.
     """
     difference = None
-    if champion is not None and len(candidate.returns) > 1:
+    if champion is not None and champion.returns and len(candidate.returns) > 1:
         difference = paired_difference(np.array(candidate.returns), np.array(champion.returns)).as_json()
     return {
         "candidate": candidate.as_json(),

@@ -15,11 +15,11 @@ from torch import Tensor
 from recolam.contracts.dataset import FIRST_ITEM, PADDING, TEST, VALIDATION, LoggedSlates, TokenisedDataset
 from recolam.contracts.protocols import Observation
 from recolam.evaluate.estimators import OffPolicyEstimate, dr, estimate_all, importance_weights, log_weights
-from recolam.evaluate.intervals import Interval, bootstrap_ratio, cluster_sums
 from recolam.evaluate.seen import items_left, observe, select
+from recolam.intervals import Interval, bootstrap_ratio, cluster_sums
 from recolam.policy import plackett_luce
 from recolam.progress import Progress
-from recolam.seeding import derive, torch_generator
+from recolam.seeding import derive, numpy_generator, torch_generator
 
 
 class TargetAgent(Protocol):
@@ -67,6 +67,7 @@ def evaluate_off_policy(
     max_len: int,
     samples: int = 4,
     least: int = 200,
+    most: int = 20_000,
     resamples: int = 1000,
     block: int = 256,
     seed: int = 0,
@@ -81,6 +82,7 @@ def evaluate_off_policy(
         max_len: how many of the newest items of a history the agent and the model are shown.
         samples: slates drawn from the target policy for each context to average the model's reward over.
         least: see `dataset`.
+        most: slates used; a seeded draw where there are more.
         resamples: bootstrap resamples of users.
         block: slates scored at a time.
         seed: seed of the sampled slates and of the bootstrap.
@@ -90,7 +92,7 @@ def evaluate_off_policy(
     """
     if dataset.slates is None:
         return OffPolicyResult(reason="the log has no slates with propensities")
-    row_S, split = choose_slates(dataset.slates, least=least)
+    row_S, split = choose_slates(dataset.slates, least=least, most=most, seed=seed)
     row_S = _with_room(dataset, dataset.slates, row_S, max_len=max_len)
     if len(row_S) == 0:
         return OffPolicyResult(reason="no logged slate is newer than the training data")
@@ -115,14 +117,18 @@ def evaluate_off_policy(
     return OffPolicyResult(estimates=estimates, mean_weight=mean_weight, gain=gain, **facts)
 
 
-def choose_slates(slates: LoggedSlates, *, least: int) -> tuple[NDArray[np.int64], str]:
+def choose_slates(slates: LoggedSlates, *, least: int, most: int, seed: int) -> tuple[NDArray[np.int64], str]:
     """Rows of the slates to estimate from, and their split in words: test, or with too few of them validation too."""
-    is_test_S = slates.split_S == TEST
-    if int(is_test_S.sum()) >= least:
-        return np.flatnonzero(is_test_S), "test"
-    both_S = is_test_S | (slates.split_S == VALIDATION)
-    words = f"validation and test (test alone has {int(is_test_S.sum())} of the {least} wanted)"
-    return np.flatnonzero(both_S), words
+    is_used_S, words = slates.split_S == TEST, "test"
+    tests = int(is_used_S.sum())
+    if tests < least:
+        is_used_S = is_used_S | (slates.split_S == VALIDATION)
+        words = f"validation and test (test alone has {tests} of the {least} wanted)"
+    row_S = np.flatnonzero(is_used_S)
+    if len(row_S) <= most:
+        return row_S, words
+    drawn_S = numpy_generator(seed, "logged slates").choice(row_S, size=most, replace=False)
+    return np.sort(drawn_S), f"{words}, {most:,} drawn of {len(row_S):,}"
 
 
 @torch.no_grad()

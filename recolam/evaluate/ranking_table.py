@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.protocols import ItemScorer
 from recolam.errors import DataError
-from recolam.evaluate.intervals import Interval, bootstrap_ratio, cluster_sums
 from recolam.evaluate.metrics import coverage_at, hit_at, ndcg_at, novelty_at, reciprocal_rank
+from recolam.intervals import Interval, bootstrap_ratio, cluster_sums
 from recolam.progress import Progress
 from recolam.seeding import derive, numpy_generator
 from recolam.sequence.ranking import rank_targets

@@ -5,7 +5,7 @@ report.html, model_card.md.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,12 +19,14 @@ from recolam.contracts.stage import StageContext
 from recolam.errors import ConfigError
 from recolam.evaluate import blocks
 from recolam.evaluate.baselines import ItemKNN, Popularity
+from recolam.evaluate.champion import champion_agent, champion_returns
 from recolam.evaluate.gate import Standing, build_gate, check_agent
 from recolam.evaluate.off_policy import OffPolicyResult, evaluate_off_policy
 from recolam.evaluate.ranking_table import RankingTable, choose_queries, flat_ranking, ranking_block, ranking_table
 from recolam.evaluate.report import render_card, render_html
 from recolam.evaluate.seen import observe
 from recolam.evaluate.verdict import Verdict, reach_verdict, reliability
+from recolam.intervals import student_t_interval
 from recolam.policy.agent import SlateAgent
 from recolam.progress import say
 from recolam.seeding import derive, torch_generator
@@ -45,6 +47,7 @@ class EvaluateConfig:
         neighbours: items that item-kNN keeps for each item.
         ope_samples: slates drawn from the policy for each logged context.
         ope_slates: logged test slates below which the validation slates join them.
+        ope_most: logged slates used at most; a seeded draw where there are more.
         block: histories scored at a time off-policy.
         checked: test queries on which the policy's slates and scores are checked.
         examples: users whose slates are shown with titles.
@@ -56,6 +59,7 @@ class EvaluateConfig:
     neighbours: int = 100
     ope_samples: int = 4
     ope_slates: int = 200
+    ope_most: int = 20_000
     block: int = 256
     checked: int = 256
     examples: int = 3
@@ -90,8 +94,13 @@ def run(config: EvaluateConfig, context: StageContext) -> dict[str, Any]:
     off_policy = _off_policy(config, dataset, agent, inputs["world"], seed=seed)
     ope = _ope_block(off_policy)
     returns = policy.metrics["returns"]
-    candidate = _standing(config, dataset, agent, policy, event_Q, ranking, seed=seed)
-    gate = build_gate(candidate, None, baseline_return=float(returns["random"]["mean"]))
+    candidate = _standing(
+        config, dataset, agent, policy.digest, returns["trained"]["per_seed"], event_Q, ranking, seed=seed
+    )
+    champion = _champion(config, dataset, inputs, event_Q, seed=seed) if "champion" in inputs else None
+    gate = build_gate(candidate, champion, baseline_return=float(returns["random"]["mean"]))
+    if champion is not None and champion.returns:
+        returns = {**returns, "champion": _row(champion.returns)}
     verdict = reach_verdict(returns=returns, gate=gate, ranking=ranking, ope=ope)
     say(verdict.sentence)
     slate_size = int(agent.settings["slate_size"])
@@ -146,8 +155,8 @@ def _off_policy(
     fitted = FittedUsers.load(world.path)
     return evaluate_off_policy(
         dataset, agent, fitted,
-        max_len=_shown(fitted.encoder, agent), samples=config.ope_samples, least=config.ope_slates,
-        resamples=config.bootstrap, block=config.block, seed=derive(seed, "ope"),
+        max_len=_shown(fitted.encoder, agent), samples=config.ope_samples, resamples=config.bootstrap,
+        least=config.ope_slates, most=config.ope_most, block=config.block, seed=derive(seed, "ope"),
     )  # fmt: skip
 
 
@@ -169,11 +178,30 @@ def _ope_block(result: OffPolicyResult) -> dict[str, Any]:
     }
 
 
+def _champion(
+    config: EvaluateConfig, dataset: TokenisedDataset, inputs: Mapping[str, Artifact], event_Q: np.ndarray, *, seed: int
+) -> Standing:
+    """The champion on the candidate's queries, users and seeds; without returns where it cannot be compared."""
+    champion = inputs["champion"]
+    agent = champion_agent(champion, dataset)
+    if agent is None:
+        return Standing.incomparable(champion.digest)
+    scorers: dict[str, tuple[ItemScorer, int]] = {
+        "popularity": (Popularity(dataset), agent.model.config.max_len),
+        "policy": (agent, agent.model.config.max_len),
+    }
+    table = ranking_table(scorers, dataset, event_Q, k=config.k, resamples=config.bootstrap, seed=seed)
+    ranking = flat_ranking(table, resamples=config.bootstrap, seed=seed)
+    session_returns = champion_returns(agent, inputs["policy"], inputs["world"])
+    return _standing(config, dataset, agent, champion.digest, session_returns, event_Q, ranking, seed=seed)
+
+
 def _standing(
     config: EvaluateConfig,
     dataset: TokenisedDataset,
     agent: SlateAgent,
-    policy: Artifact,
+    digest: str,
+    session_returns: Sequence[float],
     event_Q: np.ndarray,
     ranking: Mapping[str, Any],
     *,
@@ -185,13 +213,17 @@ def _standing(
         generator=torch_generator(seed, "slate check"),
     )  # fmt: skip
     return Standing(
-        policy_digest=policy.digest,
-        returns=policy.metrics["returns"]["trained"]["per_seed"],
+        policy_digest=digest,
+        returns=session_returns,
         ndcg10=ranking["policy_ndcg10"],
         coverage=ranking["policy_coverage"],
         popularity_ndcg10=ranking["popularity_ndcg10"],
         **checks,
     )
+
+
+def _row(per_seed: Sequence[float]) -> dict[str, Any]:
+    return {"per_seed": list(per_seed), **student_t_interval(np.array(per_seed)).as_json()}
 
 
 def _shown(first: SequenceModel, agent: SlateAgent) -> int:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recolam.evaluate.intervals import paired_difference
+from recolam.intervals import paired_difference
 
 LEARNT_FROM_LOGS = "the recommender learnt from the logs alone"
 SIMPLE = {
@@ -64,7 +64,12 @@ def _compare(
     returns: Mapping[str, Any], gate: Mapping[str, Any]
 ) -> tuple[Literal["better", "worse", "undecided"], str]:
     own = float(gate["candidate"]["return_mean"])
-    if gate.get("champion") is not None:
+    if not (gate["candidate"]["slates_valid"] and gate["candidate"]["finite"]):
+        return (
+            "worse",
+            "No: the new policy is broken: it shows repeated, seen or unknown items, or has no finite scores.",
+        )
+    if gate.get("champion") is not None and gate["champion"].get("is_comparable", True):
         name, other, difference = CHAMPION, float(gate["champion"]["return_mean"]), gate.get("difference")
         if gate["champion"]["policy_digest"] == gate["candidate"]["policy_digest"]:
             return "undecided", f"No change: this policy is {CHAMPION}; it earns {number(own)} per simulated session."
@@ -142,9 +147,7 @@ def _logs_say(ope: Mapping[str, Any]) -> str:
     if low > 0:
         return f"The logged slates, one at a time, agree: it beats the policy that wrote the logs ({told})."
     if high < 0:
-        behind = (
-            "The logged slates disagree: judged one slate at a time, it falls behind the policy that wrote the logs"
-        )
+        behind = "The logged slates, one at a time, disagree: it falls behind the policy that wrote the logs"
         return f"{behind} ({told}). A policy that plans ahead may give up a click now for more later, or be mistaken."
     return f"The logged slates show no difference to the policy that wrote the logs ({told})."
 

@@ -3,14 +3,15 @@
 Shape legend: B sessions, K slate.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recolam.contracts.protocols import Observation
+from recolam.intervals import student_t_interval
 from recolam.policy.agent import SlateAgent, admissible
 from recolam.policy.plackett_luce import sample
 from recolam.seeding import derive
@@ -18,10 +19,6 @@ from recolam.world.environment import SimulatedUsers
 
 Act = Callable[[Observation, torch.Generator], Tensor]
 """(observation, generator) -> slates int64 [B, K]."""
-
-# Two-sided 97.5 % quantiles of Student's t by degrees of freedom 1 to 30.
-_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-         2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
 
 
 @torch.no_grad()
@@ -79,19 +76,13 @@ def comparison_seeds(seed: int, count: int) -> list[int]:
 def compare(
     environment: SimulatedUsers, policies: dict[str, Act], *, users: int, seeds: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
-    """Every policy on the same seeds: {name: {"mean", "ci95": [low, high], "per_seed"}}, a t interval over seeds."""
+    """Every policy on the same seeds: {name: {"mean", "ci95": [low, high], "per_seed"}}, a t interval over seeds.
+
+    Raises:
+        DataError: fewer than two seeds.
+    """
     table = {}
     for name, act in policies.items():
         per_seed = [session_returns(environment, act, users=users, seed=seed) for seed in seeds]
-        table[name] = {"per_seed": per_seed, **mean_interval(per_seed)}
+        table[name] = {"per_seed": per_seed, **student_t_interval(np.array(per_seed)).as_json()}
     return table
-
-
-def mean_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and two-sided 95 % Student t interval; a single value has an unbounded one."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return {"mean": mean, "ci95": [-math.inf, math.inf]}
-    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-    reach = _T975[min(len(values) - 1, len(_T975)) - 1] * error
-    return {"mean": mean, "ci95": [mean - reach, mean + reach]}

@@ -30,13 +30,18 @@ _BLOCK = 128  # states whose scores of the whole catalogue are in memory togethe
 
 @dataclass(frozen=True)
 class PolicyTrainingConfig:
-    """How to train. Each iteration plays `users` x `replicas` sessions and takes one gradient step."""
+    """How to train. Each iteration plays `users` x `replicas` sessions and takes one gradient step.
+
+    `item_rate` scales the learning rate of the item side: Adam moves every item's vector by the full rate however
+    little a slate has told about it, and over a large catalogue that noise drowns what was learnt in pretraining.
+    """
 
     iterations: int = 80
     users: int = 64
     replicas: int = 4
     gamma: float = 0.95
     learning_rate: float = 1e-3
+    item_rate: float = 0.1
     value_weight: float = 0.2
     entropy_weight: float = 0.003
     kl_weight: float = 0.003
@@ -74,7 +79,16 @@ class _Trainer:
         self.agent, self.environment, self.config, self.seed, self.scratch = agent, environment, config, seed, scratch
         self.model = agent.model.eval()  # dropout would make the sampled and the differentiated distribution differ
         self.reference = copy.deepcopy(agent.model).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        items = [
+            p for name, p in self.model.named_parameters() if name.startswith(("item_vectors.", "text_projection."))
+        ]
+        others = [p for p in self.model.parameters() if not any(p is item for item in items)]
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": others, "lr": config.learning_rate},
+                {"params": items, "lr": config.learning_rate * config.item_rate},
+            ]
+        )
         self.iteration, self.best_return = 0, -math.inf
         self.curves: dict[str, list[list[float]]] = {}
         self.best = copy.deepcopy(self.model.state_dict())
@@ -183,6 +197,14 @@ class _Trainer:
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         restore_optimizer(self.optimizer, tensors)
+
+
+def _adam(model: SequenceModel, config: PolicyTrainingConfig) -> torch.optim.Adam:
+    item_side = ("item_vectors.", "text_projection.")
+    items = [parameter for name, parameter in model.named_parameters() if name.startswith(item_side)]
+    others = [parameter for name, parameter in model.named_parameters() if not name.startswith(item_side)]
+    rate = config.learning_rate
+    return torch.optim.Adam([{"params": others, "lr": rate}, {"params": items, "lr": rate * config.item_rate}])
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def decide(
 
     A candidate must show valid slates, finite scores and numbers, and earn more than the baseline. Beyond that it
     must beat the champion, if there is one: the lower bound of the 95 % interval of the paired difference of returns
-    (candidate minus champion, on the same seeds) must exceed `min_gain`.
+    (candidate minus champion, on the same seeds) must exceed `min_gain`. A champion made for another catalogue cannot
+    serve this one: it is replaced, and stays reachable as the previous champion.
 
     Args:
         candidate: policy_digest, return_mean, slates_valid, finite.
@@ -49,6 +50,8 @@ def decide(
     above = f"Its return of {own_return:.4g} is above the {baseline_return:.4g} of random slates."
     if champion is None:
         return Decision(promote=True, reasons=["There is no champion to beat.", above])
+    if not champion.get("is_comparable", True):
+        return Decision(promote=True, reasons=["The champion serves another catalogue and cannot be compared.", above])
     if difference is None:
         return Decision(promote=False, reasons=["The candidate was not compared with the champion."])
     mean, (low, high) = _number(difference, "mean"), _read(difference, "ci95") or (math.nan, math.nan)

@@ -1,4 +1,4 @@
-"""A training loop's state on disk: tensors in safetensors, the rest in JSON, switched in one rename.
+"""A training loop's state on disk: tensors in safetensors, the rest in JSON, replaced as a whole.
 
 A checkpoint is read only if its checksum holds. Only the newest is kept.
 """
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recolam.contracts.artifact import canonical_digest, sha256_file, write_json
+from recolam.contracts.swap import restore_folder, swap_folder
 from recolam.errors import ArtifactError
 
 _FOLDER, _TENSORS, _STATE = "checkpoint", "tensors.safetensors", "state.json"
@@ -21,18 +22,14 @@ _FOLDER, _TENSORS, _STATE = "checkpoint", "tensors.safetensors", "state.json"
 
 def save_checkpoint(scratch: Path, *, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Replaces the checkpoint below `scratch`; killed at any moment, there is the old one or the new one."""
-    draft, folder, retired = (scratch / f"{_FOLDER}{ending}" for ending in (".partial", "", ".retired"))
+    draft, folder = scratch / f".{_FOLDER}.partial", scratch / _FOLDER
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(contiguous, draft / _TENSORS)
     content = {"sha256": sha256_file(draft / _TENSORS), "state": json.loads(json.dumps(state))}
     write_json(draft / _STATE, content | {"digest": canonical_digest(content)})
-    shutil.rmtree(retired, ignore_errors=True)
-    if folder.exists():
-        folder.rename(retired)
-    draft.rename(folder)
-    shutil.rmtree(retired, ignore_errors=True)
+    swap_folder(draft, folder)
 
 
 def load_checkpoint(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -41,9 +38,8 @@ def load_checkpoint(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]] |
     Raises:
         ArtifactError: its files changed since they were written.
     """
-    folder, retired = scratch / _FOLDER, scratch / f"{_FOLDER}.retired"
-    if not folder.exists() and retired.exists():  # killed between the two renames
-        retired.rename(folder)
+    folder = scratch / _FOLDER
+    restore_folder(folder)
     if not folder.exists():
         return None
     advice = f"delete {folder} to train from the start"

@@ -52,7 +52,9 @@ class DemoConfig:
     affinity_weight: float = 1.5
     promotion_scale: float = 0.5
     picture_noise: float = 0.7
-    world: InterestEvolutionConfig = field(default_factory=InterestEvolutionConfig)
+    world: InterestEvolutionConfig = field(
+        default_factory=lambda: InterestEvolutionConfig(affinity_scale=3.0, offset=9.5)  # tastes that differ visibly
+    )
 
 
 def run(config: DemoConfig, context: StageContext) -> dict[str, Any]:

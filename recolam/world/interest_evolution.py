@@ -3,7 +3,7 @@
 Dynamics (RecSim NG, Mladenov et al. 2021, https://arxiv.org/abs/2103.08057, and RecSim, Ie et al. 2019,
 https://arxiv.org/abs/1909.04847), for interest x, document features f, quality q and length l:
 
-    affinity_k   = -||x - f_k||_2 + offset - position_bias * log2(1 + k)          k = 0, 1, ...
+    affinity_k   = offset - affinity_scale * ||x - f_k||_2 - position_bias * log2(1 + k)          k = 0, 1, ...
     P(choice=k)  = exp(affinity_k) / (exp(no_click) + sum_j exp(affinity_j))
     time         = sigmoid(-q) * l              (trash is watched longer: the myopic bait)
     y            = x + step_size * q * (f - x)  (good documents attract, bad ones repel)
@@ -32,9 +32,10 @@ class InterestEvolutionConfig:
 
     slate_size: int = 3
     offset: float = 2.0
+    affinity_scale: float = 1.0
     no_click: float = 0.0
     position_bias: float = 0.3
-    interest_step: float = 0.3
+    interest_step: float = 0.1
     max_affinity: float = 10.0
     budget: float = 6.0
     budget_bonus: float = 0.5
@@ -93,7 +94,11 @@ class InterestEvolutionUsers:
         """Affinity of every shown document, float [B, K]."""
         distance_BK = (interest_BZ[:, None] - self.corpus.feature_NZ[slate_BK]).norm(dim=2)
         place_K = torch.arange(slate_BK.shape[1], device=slate_BK.device)
-        return self.config.offset - distance_BK - self.config.position_bias * torch.log2(1.0 + place_K)
+        return (
+            self.config.offset
+            - self.config.affinity_scale * distance_BK
+            - self.config.position_bias * torch.log2(1.0 + place_K)
+        )
 
     def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
         utility_BK = self.utilities(state.get("interest"), slate_BK)
@@ -126,7 +131,8 @@ class InterestEvolutionUsers:
 
     def greedy_slate(self, state: Value) -> Tensor:
         """The slate of largest expected watch time this step, knowing the interest; int64 [B, K]."""
-        affinity_BN = self.config.offset - torch.cdist(state.get("interest"), self.corpus.feature_NZ)
+        distance_BN = torch.cdist(state.get("interest"), self.corpus.feature_NZ)
+        affinity_BN = self.config.offset - self.config.affinity_scale * distance_BN
         affinity_BN[:, :FIRST_ITEM] = -torch.inf
         affinity_BN.scatter_(1, state.get("history"), -torch.inf)
         time_1N = (torch.sigmoid(-self.corpus.quality_N) * self.corpus.length_N)[None]

@@ -1,0 +1,124 @@
+"""A whole report of made-up numbers, for tests of how reports are written."""
+
+from typing import Any
+
+import numpy as np
+
+
+def a_return(mean: float, *, spread: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    values = mean + spread * np.random.default_rng(seed).standard_normal(5)
+    low, high = values.mean() - 1.24 * spread, values.mean() + 1.24 * spread
+    return {"mean": float(values.mean()), "ci95": [float(low), float(high)], "per_seed": values.tolist()}
+
+
+def a_row(ndcg: float, *, coverage: float) -> dict[str, Any]:
+    return {
+        "ndcg10": {"mean": ndcg, "ci95": [ndcg * 0.95, ndcg * 1.05]},
+        "hr10": {"mean": 1.8 * ndcg, "ci95": [1.7 * ndcg, 1.9 * ndcg]},
+        "mrr": {"mean": 0.9 * ndcg, "ci95": [0.85 * ndcg, 0.95 * ndcg]},
+        "coverage": coverage,
+        "novelty": 8.4 + coverage,
+    }
+
+
+def an_estimate(value: float, *, ess: float, half: float) -> dict[str, Any]:
+    return {
+        "value": value,
+        "ci95": [value - half, value + half],
+        "ess": ess,
+        "max_weight": 41.7,
+        "n": 2140,
+        "reliability": "with caution",
+    }
+
+
+def a_report() -> dict[str, Any]:
+    steps = np.arange(0, 201, 10)
+    bins = [[p, p * 0.97 + 0.01, int(4000 * np.exp(-6 * p))] for p in np.linspace(0.03, 0.55, 9).tolist()]
+    lineage_row = {"digest": "3f9a" * 16, "seed": 0, "commit": "0123456789abcdef0123"}
+    return {
+        "dataset": {"name": "demo", "items": 500, "users": 2000},
+        "verdict": {
+            "level": "better",
+            "sentence": "Yes: the new policy earns 21.4 per simulated session, the recommender learnt from the logs "
+            "alone 17.9, a gain of 19.6% (95% interval of the difference: 15.6% to 23.5%, 5 seeds).",
+            "alternative": "",
+            "price": "The price: it guesses the very next item less well (NDCG@10 0.0612 instead of 0.0731); it shows "
+            "61% of the catalogue instead of 48%.",
+            "logs_say": "The logged slates agree that it beats the policy that wrote the logs (0.412 per slate, 95% "
+            "interval 0.380 to 0.450; logged 0.310).",
+        },
+        "gate": {},
+        "returns": {
+            "random": a_return(9.7, spread=0.3),
+            "popularity": a_return(12.2, spread=0.4),
+            "untrained": a_return(14.9, spread=0.5),
+            "pretrained_greedy": a_return(17.9, spread=0.6),
+            "trained": a_return(21.4, spread=0.6),
+            "myopic": a_return(24.0, spread=0.5),
+        },
+        "curves": {
+            "return": [[int(s), float(14.9 + 6.5 * (1 - np.exp(-s / 60)))] for s in steps],
+            "entropy": [[int(s), float(5.9 - 0.004 * s)] for s in steps],
+            "kl_to_pretrained": [[int(s), float(0.002 * s)] for s in steps],
+        },
+        "ranking": {
+            "k": 10,
+            "queries": 4210,
+            "queries_available": 4210,
+            "users": 1310,
+            "rows": {
+                "popularity": a_row(0.0213, coverage=0.06),
+                "item_knn": a_row(0.0490, coverage=0.55),
+                "pretrained": a_row(0.0731, coverage=0.48),
+                "policy": a_row(0.0612, coverage=0.61),
+            },
+        },
+        "ope": {
+            "estimates": {
+                "ips": an_estimate(0.395, ess=143.0, half=0.06),
+                "snips": an_estimate(0.405, ess=143.0, half=0.04),
+                "dm": an_estimate(0.430, ess=2140.0, half=0.01) | {"reliability": "as good as the simulated users"},
+                "dr": an_estimate(0.412, ess=143.0, half=0.035),
+            },
+            "reason": "",
+            "n": 2140,
+            "split": "test",
+            "logged_mean": 0.31,
+            "mean_weight": 0.98,
+            "impossible": 12,
+            "gain": {"mean": 0.102, "ci95": [0.07, 0.14]},
+        },
+        "calibration": {
+            "click_rate": {"logged": 0.312, "simulated": 0.305},
+            "position_rate": [{"logged": 0.2, "simulated": 0.19}, {"logged": 0.1, "simulated": 0.11}],
+            "ece": 0.012,
+            "nll": 1.61,
+            "nll_uniform": 1.95,
+            "bins": bins,
+        },
+        "transfer": [
+            {
+                "domain": "books",
+                "kept": "full",
+                "ndcg10": {"scratch": 0.051, "zero_shot": 0.031, "full": 0.066, "head": 0.058, "lora": 0.062},
+            }
+        ],
+        "examples": [
+            {
+                "history": ["The Quiet Harbour", "Night Train", "A Map of Rain", "Copper Sky", "Long Division"],
+                "policy": [f"Title number {n}" for n in range(10)],
+                "pretrained": [f"Other title {n}" for n in range(10)],
+                "next": "Small Hours",
+            }
+            for _ in range(3)
+        ],
+        "data": {"rows": 81234, "quarantined": 12, "quarantine": {"bad time": 7, "duplicate": 5}},
+        "lineage": [
+            {"name": name, **lineage_row, "config": {"width": 64}} for name in ("features", "pretrain", "policy")
+        ],
+        "seed": 0,
+        "config": {"k": 10},
+        "slate_size": 10,
+        "world": "fitted",
+    }
