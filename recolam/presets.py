@@ -9,6 +9,8 @@ from recolam.errors import ConfigError
 
 Values = dict[str, dict[str, Any]]
 
+# Over thousands of items a slate says little about each: small steps, close to the pretrained policy.
+_SLOW = {"learning_rate": 3e-4, "item_rate": 0.03, "kl_weight": 0.02}
 _TRAINING = {"max_len": 32, "batch_size": 64, "masked_weight": 0.2}
 
 _DEMO: dict[str, Values] = {
@@ -33,7 +35,7 @@ _DEMO: dict[str, Values] = {
     "standard": {
         "pretrain": {"width": 64, "training": {**_TRAINING, "epochs": 60, "patience": 8}},
         "world": {"epochs": 40},
-        "policy": {"evaluation_users": 1000, "evaluation_seeds": 20, "training": {"iterations": 400}},
+        "policy": {"evaluation_seeds": 20, "training": {"iterations": 400}},
         "transfer": {"training": {**_TRAINING, "epochs": 40, "patience": 8}},
     },
     "full": {
@@ -56,13 +58,16 @@ _LOGS: dict[str, Values] = {
     "quick": {
         "pretrain": {"width": 64, "training": {"epochs": 8, "max_len": 50}},
         "world": {"fit_limit": 40_000, "horizon": 10, "epochs": 8},
-        "policy": {"evaluation_users": 300, "evaluation_seeds": 5, "training": {"iterations": 30}},
+        "policy": {
+            "temperature": 0.3, "evaluation_users": 500, "evaluation_seeds": 5,
+            "training": {**_SLOW, "iterations": 40},
+        },
         "transfer": {"training": {"epochs": 5, "max_len": 50}},
     },
     "standard": {
         "pretrain": {"width": 128, "training": {"epochs": 60, "max_len": 100, "patience": 5}},
         "world": {"fit_limit": 200_000, "horizon": 20},
-        "policy": {"training": {"iterations": 300}},
+        "policy": {"temperature": 0.3, "training": {**_SLOW, "iterations": 300}},
         "transfer": {"training": {"epochs": 30, "max_len": 100}},
     },
     "full": {
@@ -71,7 +76,10 @@ _LOGS: dict[str, Values] = {
             "training": {"epochs": 200, "max_len": 200, "patience": 10, "validation_queries": 10_000},
         },
         "world": {"fit_limit": 1_000_000, "horizon": 20, "epochs": 30},
-        "policy": {"evaluation_users": 2000, "evaluation_seeds": 20, "training": {"iterations": 1500, "users": 256}},
+        "policy": {
+            "temperature": 0.3, "evaluation_users": 2000, "evaluation_seeds": 20,
+            "training": {**_SLOW, "iterations": 1500, "users": 256},
+        },
         "transfer": {"training": {"epochs": 100, "max_len": 200, "patience": 10}},
     },
 }  # fmt: skip

@@ -19,10 +19,14 @@ from recolam.world.saved import SavedWorld
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Training, and how many users and seeds the final comparison plays; `temperature` divides the item scores."""
+    """Training, and how many users and seeds the final comparison plays.
 
-    temperature: float = 1.0
-    evaluation_users: int = 500
+    `temperature` divides the item scores. What is served is the most probable slate, what learns is the sampled one: a
+    low temperature keeps the two close.
+    """
+
+    temperature: float = 0.2
+    evaluation_users: int = 1000
     evaluation_seeds: int = 10
     training: PolicyTrainingConfig = field(default_factory=PolicyTrainingConfig)
 

@@ -32,8 +32,9 @@ _BLOCK = 128  # states whose scores of the whole catalogue are in memory togethe
 class PolicyTrainingConfig:
     """How to train. Each iteration plays `users` x `replicas` sessions and takes one gradient step.
 
-    `item_rate` scales the learning rate of the item side: Adam moves every item's vector by the full rate however
-    little a slate has told about it, and over a large catalogue that noise drowns what was learnt in pretraining.
+    The learning rate falls to 0 along a cosine. `item_rate` scales that of the item side: Adam moves every item's vector
+    by the full rate however little a slate has told about it, and over a large catalogue that noise drowns what was
+    learnt in pretraining.
     """
 
     iterations: int = 80
@@ -48,7 +49,7 @@ class PolicyTrainingConfig:
     gradient_clip: float = 1.0
     validate_every: int = 10
     validation_users: int = 256
-    validation_seeds: int = 2
+    validation_seeds: int = 4
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
@@ -79,16 +80,7 @@ class _Trainer:
         self.agent, self.environment, self.config, self.seed, self.scratch = agent, environment, config, seed, scratch
         self.model = agent.model.eval()  # dropout would make the sampled and the differentiated distribution differ
         self.reference = copy.deepcopy(agent.model).requires_grad_(False)
-        items = [
-            p for name, p in self.model.named_parameters() if name.startswith(("item_vectors.", "text_projection."))
-        ]
-        others = [p for p in self.model.parameters() if not any(p is item for item in items)]
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": others, "lr": config.learning_rate},
-                {"params": items, "lr": config.learning_rate * config.item_rate},
-            ]
-        )
+        self.optimizer = _adam(self.model, config)
         self.iteration, self.best_return = 0, -math.inf
         self.curves: dict[str, list[list[float]]] = {}
         self.best = copy.deepcopy(self.model.state_dict())
@@ -119,6 +111,9 @@ class _Trainer:
             self.environment, self.agent, users=config.users, replicas=config.replicas,
             seed=derive(self.seed, "rollout", self.iteration),
         )  # fmt: skip
+        remaining = 0.5 * (1 + math.cos(math.pi * self.iteration / config.iterations))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * remaining
         self.optimizer.zero_grad(set_to_none=True)
         figures = self._accumulate_gradients(rollout)
         if not all(math.isfinite(value) for value in figures.values()):
@@ -203,8 +198,11 @@ def _adam(model: SequenceModel, config: PolicyTrainingConfig) -> torch.optim.Ada
     item_side = ("item_vectors.", "text_projection.")
     items = [parameter for name, parameter in model.named_parameters() if name.startswith(item_side)]
     others = [parameter for name, parameter in model.named_parameters() if not name.startswith(item_side)]
-    rate = config.learning_rate
-    return torch.optim.Adam([{"params": others, "lr": rate}, {"params": items, "lr": rate * config.item_rate}])
+    groups = [
+        {"params": parameters, "lr": rate, "initial_lr": rate}
+        for parameters, rate in ((others, config.learning_rate), (items, config.learning_rate * config.item_rate))
+    ]
+    return torch.optim.Adam(groups)
 
 
 @dataclass(frozen=True)
