@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     if exit_code:
         say(f"recolam: failed with exit code {exit_code}; Airflow's log: {log}")
         return exit_code
-    _print_results(summarise(plan), seconds=time.monotonic() - begin)
+    _print_results(summarise(plan), home, seconds=time.monotonic() - begin)
     return 0
 
 
@@ -161,20 +161,27 @@ def _explain(error: BaseException | str | None) -> int:
     return 1
 
 
-def _print_results(path: Path, *, seconds: float) -> None:
+def _print_results(path: Path, home: Home, *, seconds: float) -> None:
     summary = json.loads(path.read_text())
-    model, ranking, policy = summary["model"], summary["ranking"], summary["policy"]
+    ranking, policy = summary["ranking"], summary["policy"]
     print(f"report: {summary['report']}")
-    if model["alias"]:
-        print(f"model: {model['name']} version {model['version']} is {model['alias']}")
-    else:
-        print(f"model: {model['name']} version {model['version']} did not pass the gate; the champion stays")
+    print(f"champion: {_champion(home, **summary['model'])}")
     print(
         f"results: NDCG@10 {ranking['ndcg10']:.4f} (popularity {ranking['popularity_ndcg10']:.4f}), "
         f"return {policy['return_trained']:.3g} (untrained {policy['return_untrained']:.3g}, "
         f"pretrained {policy['return_pretrained_greedy']:.3g}), {seconds:.0f} s"
     )
     print(path)
+
+
+def _champion(home: Home, name: str, version: str, **_: Any) -> str:
+    from recolam.register.registry import champion_version
+
+    champion = champion_version(home, name)
+    if champion == version:
+        return f"{name} version {version}, this run's"
+    verdict = f"this run's version {version} did not pass the gate"
+    return f"{name} version {champion}; {verdict}" if champion else f"none yet; {verdict}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from recolam import pipeline, presets
 from recolam.contracts.artifact import Artifact, open_artifact
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError, RecolamError
+from recolam.threads import wait_passively
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -146,6 +147,7 @@ def rollback(
 
 def main() -> None:
     """Entry point: named errors become one line and an exit code."""
+    wait_passively()
     try:
         app(standalone_mode=False)
     except RecolamError as error:
@@ -171,6 +173,8 @@ def _read_config(path: Path | None) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text in UTF-8 ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a JSON object is needed, not {type(values).__name__}")
     return values
@@ -181,6 +185,7 @@ def _open_inputs(stage: str, inputs: list[str]) -> dict[str, Artifact]:
 
     Raises:
         ConfigError: an input is missing, repeated or unknown to the stage.
+        ArtifactError: an input is damaged, or another stage's.
     """
     spec = pipeline.STAGES[stage]
     parents: dict[str, Artifact] = {}
@@ -189,7 +194,8 @@ def _open_inputs(stage: str, inputs: list[str]) -> dict[str, Artifact]:
         known = name in spec.inputs + spec.optional or name.startswith("transfer_")
         if not separator or not known or name in parents:
             raise ConfigError(f"--input {text!r}: {stage} reads {', '.join(spec.inputs + spec.optional) or 'nothing'}")
-        parents[name] = open_artifact(path)
+        made_by = {"champion": "policy"}.get(name, "transfer" if name.startswith("transfer_") else name)
+        parents[name] = open_artifact(path, stage=made_by)
     missing = [name for name in spec.inputs if name not in parents]
     if missing:
         raise ConfigError(f"{stage} needs --input {missing[0]}=PATH")

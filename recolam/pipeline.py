@@ -22,6 +22,8 @@ from recolam.contracts.home import Home
 from recolam.contracts.stage import StageContext
 from recolam.errors import ArtifactError, ConfigError
 from recolam.progress import say
+from recolam.threads import wait_passively
+from recolam.tracking import tracking_uri
 
 MODEL_NAME = "recolam-slate-policy"
 
@@ -88,12 +90,16 @@ def make_plan(
     """Checks what can be checked before anything runs.
 
     Raises:
-        ConfigError: an unknown preset, a negative seed, overrides for an unknown stage or key.
+        ConfigError: an unknown preset, a negative seed, a home that is no folder or that MLflow cannot use, overrides
+            for an unknown stage or key.
     """
     presets.values(preset, is_demo=data == "demo")
     if seed < 0:
         raise ConfigError(f"seed is {seed}, below 0")
     plan = Plan(data, format, preset, Home.at(home), seed, overrides or {})
+    if plan.home.root.exists() and not plan.home.root.is_dir():
+        raise ConfigError(f"home {plan.home.root} is not a folder")
+    tracking_uri(plan.home)
     for stage, values in plan.overrides.items():
         if stage not in STAGES:
             raise ConfigError(f"config: unknown stage {stage!r}; stages: {', '.join(STAGES)}")
@@ -149,7 +155,7 @@ def execute(
     stage: str, config: Any, inputs: Mapping[str, Artifact], *, home: Home, seed: int, is_tracked: bool = True
 ) -> tuple[Artifact, bool]:
     """The artifact of this work, and whether it was there already. Tracked artifacts are recorded in MLflow, once."""
-    module = importlib.import_module(STAGES[stage].module)
+    module = _module(stage)
     recorded = to_mapping(config)
     identity: dict[str, Any] = {"stage": stage, "version": __version__, "seed": seed}
     if hasattr(module, "fingerprint"):  # the content of outside files, whatever they are called
@@ -277,8 +283,13 @@ def _track(home: Home, artifact: Artifact) -> None:
     marker.write_text(artifact.digest)
 
 
+def _module(stage: str) -> Any:
+    wait_passively()
+    return importlib.import_module(STAGES[stage].module)
+
+
 def _config_of(stage: str, values: Mapping[str, Any]) -> Any:
-    module = importlib.import_module(STAGES[stage].module)
+    module = _module(stage)
     return from_mapping(getattr(module, STAGES[stage].config), values, where=stage)
 
 

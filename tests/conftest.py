@@ -12,6 +12,7 @@ import pytest
 
 from recolam import cli
 from recolam.contracts.home import Home
+from recolam.threads import wait_passively
 
 RECOLAM = Path(sys.executable).with_name("recolam")
 
@@ -54,6 +55,9 @@ def run_recolam(*arguments: str | Path) -> Outcome:
     command = [str(RECOLAM), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+wait_passively()  # before any test imports torch
 
 
 @pytest.fixture(scope="session")

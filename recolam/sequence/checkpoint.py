@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recolam.contracts.artifact import canonical_digest, sha256_file, write_json
+from recolam.contracts.artifact import canonical_digest, sha256_file
 from recolam.contracts.swap import restore_folder, swap_folder
 from recolam.errors import ArtifactError
 
@@ -28,7 +28,8 @@ def save_checkpoint(scratch: Path, *, tensors: Mapping[str, Tensor], state: Mapp
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(contiguous, draft / _TENSORS)
     content = {"sha256": sha256_file(draft / _TENSORS), "state": json.loads(json.dumps(state))}
-    write_json(draft / _STATE, content | {"digest": canonical_digest(content)})
+    text = json.dumps(content | {"digest": canonical_digest(content)})  # keys stay in their order
+    (draft / _STATE).write_text(text)
     swap_folder(draft, folder)
 
 
