@@ -72,7 +72,8 @@ class Plan:
     def name(self) -> str:
         """Names the plan's files; made of nothing that could leave the folder."""
         stem = Path(self.data).name.split(".")[0].lower()
-        return re.sub(r"[^a-z0-9-]", "-", f"{stem[:40]}-{self.preset}-{self.seed}")
+        place = "" if self.is_demo else f"-{canonical_digest([str(Path(self.data).absolute()), self.format])[:8]}"
+        return re.sub(r"[^a-z0-9-]", "-", f"{stem[:40]}-{self.preset}-{self.seed}{place}")
 
     @property
     def pointers(self) -> Path:

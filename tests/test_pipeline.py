@@ -65,7 +65,9 @@ def test_summary_has_what_scripts_rely_on(tiny_run: FinishedRun) -> None:
     assert {name: type(dataset[name]) for name in ("rows", "users", "items", "quarantined")} == {
         "rows": int, "users": int, "items": int, "quarantined": int,
     }  # fmt: skip
-    assert (dataset["users"], dataset["quarantined"]) == (240, 0)
+    assert dataset["quarantined"] == 0
+    assert 100 < dataset["users"] <= 240  # some never click
+    assert dataset["rows"] > dataset["users"] > dataset["items"] > 10
     assert sorted(summary["stages"]) == sorted(SLOTS)
     for slot, stage in summary["stages"].items():
         artifact = open_artifact(stage["path"], stage=slot.split(":")[0])

@@ -4,7 +4,6 @@ It is built in a hidden folder beside its final place and moved there whole, its
 covers the stage, the config, the parents and every file's checksum, and no clock: equal work has an equal digest.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,13 +18,13 @@ from typing import Any
 
 from filelock import FileLock
 
+from recolam.contracts.files import canonical_digest, refuse_pickle, sha256_file, write_json
 from recolam.contracts.swap import needs_restoring, restore_folder, swap_folder
 from recolam.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 _KEYS = ("stage", "config", "parents", "seed", "files", "metrics", "digest", "commit", "seconds", "created")
-_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -138,32 +137,6 @@ def _verify_file(folder: Path, name: str, sha256: str) -> None:
         raise ArtifactError(f"{path}: missing, though the manifest names it")
     if sha256_file(path) != sha256:
         raise ArtifactError(f"{path}: changed since it was written (checksum does not match)")
-
-
-def refuse_pickle(path: Path) -> None:
-    """Raises ArtifactError where `path` has a pickle's ending: nothing here ever unpickles."""
-    if path.suffix in _PICKLES:
-        raise ArtifactError(f"{path}: a {path.suffix} file can hold a pickle, which can run code; use safetensors")
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def canonical_digest(value: Any) -> str:
-    """The SHA-256 of a JSON value, the same for equal values whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=True).encode()).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that readers see the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as stream:
-        json.dump(value, stream, indent=1, sort_keys=True, default=str)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 @dataclass

@@ -32,8 +32,8 @@ _BLOCK = 128  # states whose scores of the whole catalogue are in memory togethe
 class PolicyTrainingConfig:
     """How to train. Each iteration plays `users` x `replicas` sessions and takes one gradient step.
 
-    The learning rate falls to 0 along a cosine. `item_rate` scales that of the item side: Adam moves every item's vector
-    by the full rate however little a slate has told about it, and over a large catalogue that noise drowns what was
+    The learning rate falls to 0 along a cosine. `item_rate` scales that of the item side: Adam moves every item by the
+    full rate however little a slate has told about it, and over a large catalogue that noise drowns what was
     learnt in pretraining.
     """
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recolam.contracts.artifact import canonical_digest, sha256_file
+from recolam.contracts.files import canonical_digest, sha256_file
 from recolam.contracts.swap import restore_folder, swap_folder
 from recolam.errors import ArtifactError
 

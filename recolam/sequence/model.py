@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from recolam.contracts.artifact import refuse_pickle
 from recolam.contracts.dataset import FIRST_ITEM
@@ -71,6 +72,7 @@ class SequenceModel(PreTrainedModel):
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config)
+        logging.disable_progress_bar()  # a bar for every small model that is read or written tells nobody anything
         if config.backbone not in _BACKBONES:
             raise ConfigError(f"backbone {config.backbone!r} is not one of {', '.join(_BACKBONES)}")
         if config.width % config.heads:
@@ -174,6 +176,7 @@ def load_sequence_model(folder: Path) -> SequenceModel:
         raise ArtifactError(f"{folder}: no config.json, not a saved model")
     for path in folder.iterdir():
         refuse_pickle(path)
+    logging.disable_progress_bar()
     try:
         return SequenceModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

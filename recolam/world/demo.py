@@ -152,12 +152,19 @@ def _run_session(environment: SimulatedUsers, score_UN: Tensor, log: "_Log", *, 
         is_active_U = environment.state.get("is_active")
         if not bool(is_active_U.any()):
             break
-        admissible_UN = score_UN.scatter(1, observation.history_BT, -torch.inf)
+        admissible_UN = _unseen(score_UN, observation.history_BT, k=environment.slate_size)
         slate_UK = plackett_luce.sample(admissible_UN, environment.slate_size, generator)
         log_propensity_U = plackett_luce.log_prob(admissible_UN, slate_UK)
         result = environment.step(slate_UK)
         log.add(is_active_U, slate_UK, log_propensity_U, result, session=session, step=step)
         observation = result.observation
+
+
+def _unseen(score_UN: Tensor, history_UT: Tensor, *, k: int) -> Tensor:
+    """Scores with -inf for what the user had, except for users who have fewer than k items left: they see all again."""
+    unseen_UN = score_UN.scatter(1, history_UT, -torch.inf)
+    is_exhausted_U1 = torch.isfinite(unseen_UN).sum(dim=1, keepdim=True) < k
+    return torch.where(is_exhausted_U1, score_UN, unseen_UN)
 
 
 class _Log:

@@ -53,7 +53,13 @@ def run(config: WorldConfig, context: StageContext) -> dict[str, Any]:
     slate_size = config.slate_size if dataset.slates is None else dataset.slates.slate_SK.shape[1]
     model, calibration, curves = _fit(config, dataset, encoder, populations, slate_size=slate_size, seed=context.seed)
 
-    tensors = _bank(dataset, populations, capacity=encoder.config.max_len, horizon=config.horizon)
+    room = min(encoder.config.max_len, len(dataset.items) - slate_size) - config.horizon
+    if room < 1:
+        raise DataError(
+            f"a catalogue of {len(dataset.items)} items is too small for {config.horizon} slates of {slate_size} "
+            "different items that the user has not had"
+        )
+    tensors = _bank(dataset, populations, capacity=encoder.config.max_len, limit=room)
     settings: dict[str, Any] = {"slate_size": slate_size, "horizon": config.horizon, "kinds": ["fitted"]}
     if "demo" in context.inputs:
         settings["interest_evolution"] = _add_truth(tensors, context, dataset, populations)
@@ -111,12 +117,12 @@ def _fit(
 
 
 def _bank(
-    dataset: TokenisedDataset, populations: dict[str, np.ndarray], *, capacity: int, horizon: int
+    dataset: TokenisedDataset, populations: dict[str, np.ndarray], *, capacity: int, limit: int
 ) -> dict[str, Tensor]:
     """Start states of both populations, with room in the history for a whole session."""
     tensors: dict[str, Tensor] = {}
     for name, users in populations.items():
-        history_PT, length_P = bank.histories_at_train_end(dataset, users, limit=capacity - horizon, capacity=capacity)
+        history_PT, length_P = bank.histories_at_train_end(dataset, users, limit=limit, capacity=capacity)
         tensors |= {f"{name}.history_PT": history_PT, f"{name}.length_P": length_P}
     return tensors
 
