@@ -71,6 +71,7 @@ def client(home: Home) -> "MlflowClient":
     home.mlruns.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(home.mlruns / ".database.lock"):
+            _make_database(home.mlruns / "mlflow.db")
             with closing(sqlite3.connect(home.mlruns / "mlflow.db")) as database:
                 database.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers no longer wait for writers
             opened: MlflowClient = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -78,6 +79,18 @@ def client(home: Home) -> "MlflowClient":
     except (sqlite3.DatabaseError, mlflow.MlflowException) as error:
         raise ArtifactError(f"{home.mlruns / 'mlflow.db'}: not a usable MLflow database ({error})") from error
     return opened
+
+
+def _make_database(path: Path) -> None:
+    """Makes and migrates the database under another name first: MLflow cannot go on with a half-migrated one."""
+    if path.exists():
+        return
+    draft = path.with_name(".mlflow.db.partial")
+    for ending in ("", "-journal"):
+        Path(f"{draft}{ending}").unlink(missing_ok=True)
+    uri = f"sqlite:///{draft.absolute()}"
+    safe_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri).search_registered_models(max_results=1)
+    draft.rename(path)
 
 
 def experiment_id(home: Home, opened: "MlflowClient") -> str:

@@ -77,11 +77,11 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """`recolam run --preset tiny` on the demo world, by the console script.
+    """`recolam run --preset tiny` on the demo world, by the console script, in a home with spaces in its path.
 
     All tests share it: leave its artifacts, tables and model versions as they are.
     """
-    home = Home(tmp_path_factory.mktemp("tiny") / "home")
+    home = Home(tmp_path_factory.mktemp("tiny") / "a home, with spaces")
     done = run_recolam("run", "--preset", "tiny", "--home", home.root)
     assert done.code == 0, done.err
     return FinishedRun(home, done.out, done.err)

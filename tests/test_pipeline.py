@@ -177,7 +177,6 @@ def test_another_seed_gives_other_artifacts_the_same_beside_the_first_and_alone(
     assert all(result["reused"] for result in again.values())
 
 
-@pytest.mark.xfail(reason="pl.scan_delta takes the percent-encoded URI of a table for a path")
 @pytest.mark.parametrize("name", ["a home, with spaces", "Größe 书"])
 def test_a_home_may_have_any_name(tiny_run: FinishedRun, tmp_path: Path, name: str) -> None:
     results = run_without_tracking(tiny_plan(Home(tmp_path / name)), until="features")

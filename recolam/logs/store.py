@@ -7,6 +7,8 @@ moment gets what was known then. A row is its `row_id` (a hash of its content): 
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import polars as pl
 from deltalake import DeltaTable, write_deltalake
@@ -74,10 +76,12 @@ def read(
 def scan(path: Path, *, version: int | None) -> pl.LazyFrame:
     """Raises ArtifactError where the table or the version does not exist."""
     try:
-        return pl.scan_delta(DeltaTable(path, version=version))
+        files = DeltaTable(path, version=version).file_uris()
     except (DeltaError, OSError) as error:
         at = "" if version is None else f" at version {version}"
         raise ArtifactError(f"{path}: no Delta table{at} ({str(error).splitlines()[0]})") from error
+    # pl.scan_delta takes the percent-encoded URI for a path: it finds no folder with a space or an umlaut in its name.
+    return pl.scan_parquet([url2pathname(urlsplit(file).path) for file in files], glob=False)
 
 
 def count(path: Path, *, version: int) -> int:

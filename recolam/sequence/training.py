@@ -125,7 +125,8 @@ class _Trainer:
         self.dataset, self.windows = dataset, windows
         self.per_epoch = batch_count(windows, batch_size=config.batch_size)
         self.optimizer = _adamw(model, config)
-        self.loss: Callable[..., Tensor] = torch.compile(pretraining_loss) if config.compile else pretraining_loss
+        if config.compile:  # the body only: the loss picks positions, whose number differs from batch to batch
+            inner(model).backbone.compile(dynamic=True)
         self.state = TrainingState()
         self.best: dict[str, Tensor] = _copy(model)
         self._resume()
@@ -165,7 +166,7 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = self.loss(
+            loss = pretraining_loss(
                 self.inner(self.model), item_BT, length_B, next_weight=config.next_weight,
                 masked_weight=config.masked_weight, mask_share=config.mask_share,
                 generator=torch.Generator().manual_seed(derive(self.seed, "mask", step)),
