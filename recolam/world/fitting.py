@@ -164,7 +164,17 @@ def fit_response(
         leaving_loss = torch.nn.functional.binary_cross_entropy_with_logits(leaving_S, answers.left_S)
         return reward_loss + leaving_loss - log_likelihood(model, answers)
 
+    _start_at_base_rates(model, train)
     return _minimise(model, loss, train, validation, epochs=epochs, learning_rate=learning_rate, seed=seed)
+
+
+@torch.no_grad()
+def _start_at_base_rates(model: ResponseModel, answers: Answers) -> None:
+    """Intercepts at the logged means: what is left to learn is who differs from them, and how."""
+    is_clicked_S = answers.choice_S >= 0
+    if bool(is_clicked_S.any()):
+        model.reward_item.bias.fill_(float(answers.reward_S[is_clicked_S].mean()))
+    model.leaving.bias.fill_(float(torch.logit(answers.left_S.mean(), eps=1e-3)))
 
 
 def _minimise(
