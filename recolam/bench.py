@@ -117,9 +117,9 @@ def simulate(config: SimulateBench) -> dict[str, Any]:
 
 
 def _dataset(data: str) -> TokenisedDataset:
-    """The log's biggest domain, all its users, split leave-one-out, made in a home that is thrown away."""
+    """All of the log as one domain, split leave-one-out, made in a home that is thrown away."""
     with tempfile.TemporaryDirectory() as home:
-        overrides = {"features": {"split": "leave_one_out", "target_user_share": 0.0}}
+        overrides: dict[str, dict[str, Any]] = {"ingest": {"is_whole": True}, "features": {"split": "leave_one_out"}}
         plan = pipeline.make_plan(data, home=home, overrides=overrides)
         for stage in (["demo"] if plan.is_demo else []) + ["ingest", "features"]:
             folder = pipeline.run_stage(plan, stage, is_tracked=False)["path"]

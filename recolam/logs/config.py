@@ -42,6 +42,7 @@ class IngestConfig:
         format: a reader's name, or "auto".
         name: the dataset's name in the feature store; without one, made from the file's name.
         mapping: columns of a table whose names are not the obvious ones.
+        is_whole: take the log as one domain, whatever its items say; it gets tables of its own.
         quarantine_budget: the share of a table's rows that may be bad before the run fails.
     """
 
@@ -49,6 +50,7 @@ class IngestConfig:
     format: str = "auto"
     name: str | None = None
     mapping: ColumnMapping | None = None
+    is_whole: bool = False
     quarantine_budget: float = 0.01
 
     def __post_init__(self) -> None:

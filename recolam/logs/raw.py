@@ -1,8 +1,8 @@
 """What readers hand over: rows as they stand in the file, every cell still text, with the number of their row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import polars as pl
 
@@ -52,3 +52,12 @@ class RawLog:
     slates: RawTable | None
     clock: Clock
     event: str
+
+    def without_domains(self) -> "RawLog":
+        return replace(self, interactions=_hide_domain(self.interactions), items=_hide_domain(self.items))
+
+
+def _hide_domain(table: RawTable | None) -> Any:
+    if table is None:
+        return None
+    return replace(table, columns={name: column for name, column in table.columns.items() if name != "domain"})

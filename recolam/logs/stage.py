@@ -41,7 +41,9 @@ def run(config: IngestConfig, context: StageContext) -> dict[str, Any]:
     source, folder = _source(config, context)
     reader = NATIVE if config.data == DEMO else choose_reader(source, config.format, config.mapping)
     say(f"ingest: reading {source.path.name} as {reader.name}")
-    log = clean(reader.read(source, config.mapping), budget=config.quarantine_budget, where=str(source.path))
+    raw = reader.read(source, config.mapping)
+    raw = raw.without_domains() if config.is_whole else raw
+    log = clean(raw, budget=config.quarantine_budget, where=str(source.path))
     store.append(context.home, folder, dict(log.tables), clock=log.clock)
     write_json(context.out / "tables.json", _versions(context.home, folder))
     quality = {"name": dataset_name(config), "format": reader.name, **_quality(log)}
@@ -76,12 +78,13 @@ def dataset_name(config: IngestConfig) -> str:
     Raises:
         ConfigError: the configured name is not safe, or nothing of the file's name is.
     """
+    ending = "-whole" if config.is_whole else ""
     if config.name is not None:
-        return safe_name(config.name)
+        return safe_name(config.name + ending)
     stem = re.sub(
         r"(\.(zip|csv|tsv|parquet|jsonl|ndjson|gz|dat|data))+$", "", Path(config.data).absolute().name.lower()
     )
-    return safe_name(re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:64])
+    return safe_name(re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[: 64 - len(ending)] + ending)
 
 
 def is_intact(artifact: Artifact, home: Home) -> bool:
