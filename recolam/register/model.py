@@ -1,6 +1,8 @@
 """Logging a policy artifact as an MLflow model: models from code, safetensors inside, nothing pickled."""
 
+import shutil
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,8 +69,10 @@ def log_policy(home: Home, policy: Artifact, *, run_id: str) -> str:
             opened.delete_logged_model(left.model_id)
     items = policy.json("vocabulary.json")["items"]
     example = pd.DataFrame({"history": [items[:2], items[1:2]], "exclude": [items[2:3], []], "k": [2, 1]})
-    before = list(sys.path)
-    with default_store(home) as mlflow:
+    before, writes_nothing = list(sys.path), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # MLflow tries the model out: no compiled file may slip into its folder
+    with default_store(home) as mlflow, tempfile.TemporaryDirectory() as folder:
+        code = shutil.copytree(_PACKAGE, Path(folder) / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         begun = mlflow.initialize_logged_model(
             name=policy.stage, source_run_id=run_id, tags=tags, experiment_id=experiment
         )
@@ -77,12 +81,13 @@ def log_policy(home: Home, policy: Artifact, *, run_id: str) -> str:
             model_id=begun.model_id,
             python_model=str(_CODE),
             artifacts={"policy": str(policy.path)},
-            code_paths=[str(_PACKAGE)],
+            code_paths=[str(code)],
             signature=signature(),
             input_example=example,
             pip_requirements=requirements(),
         )
-    sys.path[:] = before  # MLflow tries the model out and leaves its temporary code folder on the path
+    sys.path[:] = before  # MLflow leaves its temporary code folder on the path
+    sys.dont_write_bytecode = writes_nothing
     logged = open_logged_policy(opened.get_logged_model(begun.model_id).artifact_location)
     if logged.digest != policy.digest:
         raise ArtifactError(f"{logged.path}: holds policy {logged.digest}, not {policy.digest}")

