@@ -191,7 +191,11 @@ def _champion(
         "policy": (agent, agent.model.config.max_len),
     }
     table = ranking_table(scorers, dataset, event_Q, k=config.k, resamples=config.bootstrap, seed=seed)
-    ranking = flat_ranking(table, resamples=config.bootstrap, seed=seed)
+    ranking = {
+        "policy_ndcg10": table.rows["policy"]["ndcg10"]["mean"],
+        "policy_coverage": table.rows["policy"]["coverage"],
+        "popularity_ndcg10": table.rows["popularity"]["ndcg10"]["mean"],
+    }
     session_returns = champion_returns(agent, inputs["policy"], inputs["world"])
     return _standing(config, dataset, agent, champion.digest, session_returns, event_Q, ranking, seed=seed)
 

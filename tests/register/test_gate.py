@@ -88,3 +88,12 @@ def test_a_candidate_that_lacks_a_number_is_named(key: str) -> None:
 def test_a_text_where_a_number_belongs_is_named() -> None:
     with pytest.raises(ArtifactError, match="'high', not a number, as 'return_mean'"):
         decide(CANDIDATE | {"return_mean": "high"}, None, difference=None, baseline_return=1.0)
+
+
+def test_a_champion_of_another_catalogue_is_replaced_by_a_sound_candidate_only() -> None:
+    candidate = {"policy_digest": "a", "return_mean": 2.0, "slates_valid": True, "finite": True}
+    champion = {"policy_digest": "b", "is_comparable": False}
+    decision = decide(candidate, champion, difference=None, baseline_return=1.0)
+    assert decision.promote
+    assert "another catalogue" in decision.reasons[0]
+    assert not decide({**candidate, "slates_valid": False}, champion, difference=None, baseline_return=1.0).promote
