@@ -7,7 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
-EXTRAS := airflow,lora,gym,dev
+EXTRAS := airflow,lora,gym,onnx,dev
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
