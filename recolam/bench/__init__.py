@@ -1,0 +1,51 @@
+"""Benchmarks: each measures one thing and returns one JSON-able object with the machine's thread count beside it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+
+from recolam.bench.pretrain import PretrainBench, pretrain
+from recolam.bench.simulate import SimulateBench, simulate
+from recolam.contracts.config import from_mapping
+from recolam.errors import ConfigError
+
+_BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
+    "pretrain": (PretrainBench, pretrain),
+    "simulate": (SimulateBench, simulate),
+}
+NAMES = tuple(_BENCHES)
+
+
+def run(name: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """Runs the benchmark `name`.
+
+    Raises:
+        ConfigError: an unknown benchmark or option, or a value of another type than the option's.
+    """
+    if name not in _BENCHES:
+        raise ConfigError(f"bench {name!r} is not one of {', '.join(_BENCHES)}")
+    config, function = _BENCHES[name]
+    kinds = {field.name: type(field.default) for field in fields(config)}
+    values = {key: _value(key, text, kinds.get(key, str)) for key, text in options.items()}
+    settings = from_mapping(config, values, where=f"bench {name}")
+    return {"bench": name, "threads": torch.get_num_threads(), **asdict(settings), **function(settings)}
+
+
+def _value(key: str, text: str, kind: type) -> Any:
+    """`text` as the option's type; numbers are counts, so at least 1, but for the seed."""
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"bench option {key}: {text!r} is not true or false")
+        return text.lower() == "true"
+    if kind is not int:
+        return text
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise ConfigError(f"bench option {key}: {text!r} is not a whole number") from error
+    least = 0 if key == "seed" else 1
+    if value < least:
+        raise ConfigError(f"bench option {key}: {value} is below {least}")
+    return value
