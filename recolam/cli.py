@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 unexpected failure, 2 wrong input or setting, 3 missing or
 
 import json
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,16 +124,82 @@ def recommend(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="pretrain or simulate.")],
+    name: Annotated[str, typer.Argument(help="pretrain, simulate, quality or objectives.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
-    """Measure: one JSON line on stdout.
+    """Measure: one JSON line on stdout. Options by benchmark, each with a value:
 
-    pretrain: --data --max-len --dim --blocks --batch-size --epochs; simulate: --users --items --topics --slate --steps.
+    **pretrain** (speed of training): --data --max-len --dim --blocks --batch-size --epochs --repeats, --peers true or
+    false (RecTools and RePlay beside it), --device --precision --home.
+
+    **simulate** (speed of simulated users): --users --items --topics --slate --steps.
+
+    **quality** (test NDCG@10 and HR@10 over training seeds, beside popularity and item-kNN): --data, --protocol loo or
+    temporal, --ties hash, file or item (the last two leak an order: only to show what that is worth), --seeds N,
+    --preset two-cores, dense or sparse, --config FILE of settings over it, --workers trainings side by side,
+    --temporal true or false (with loo: train for the temporal split too), --home DIR for results and checkpoints. What
+    is done is not done again; a killed command goes on.
+
+    **objectives** (next item, masked item, or their sum): --data A,B,C and, as above, --protocol --ties --seeds
+    --preset --config --workers --home.
     """
     from recolam import bench as benches  # torch takes seconds to import
 
     print(json.dumps(benches.run(name, _options(context.args)), sort_keys=False))
+
+
+@app.command()
+def tune(
+    data: DataOption = "demo",
+    format: Annotated[str, typer.Option(help="The log's format; 'auto' looks.")] = "auto",
+    preset: Annotated[
+        str, typer.Option(help=f"Settings that the space does not name: {', '.join(presets.SEQUENCE)}.")
+    ] = "two-cores",
+    trials: Annotated[int, typer.Option(help="Trials that the study has in the end, over all calls.")] = 40,
+    timeout: Annotated[
+        float | None, typer.Option(help="Minutes, after which this call ends; the next one goes on.")
+    ] = None,
+    home: HomeOption = None,
+    seed: SeedOption = 0,
+    space: Annotated[
+        Path | None,
+        typer.Option(help='JSON file: {"width": [64, 128], "dropout": {"low": 0.1, "high": 0.5}}; also log, int.'),
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="Which split: loo or temporal.")] = "loo",
+    config: ConfigOption = None,
+    name: Annotated[str | None, typer.Option(help="The study's name; the same name goes on with it.")] = None,
+) -> None:
+    """Search the pretraining's settings for the best validation NDCG@10; prints one JSON line.
+
+    A killed search goes on where it was, trial and all. best.json, which the line names, is for `recolam run --config`.
+    """
+    from recolam.tune.pretrain import TuneConfig  # torch and optuna take seconds to import
+    from recolam.tune.pretrain import tune as search
+    from recolam.tune.study import SearchConfig
+
+    settings = TuneConfig(
+        data=data, format=format, preset=preset, protocol=protocol, name=name, overrides=_read_config(config),
+        space=None if space is None else _read_config(space), space_name=str(space or "the default space"),
+    )  # fmt: skip
+    limits = SearchConfig(trials=trials, minutes=timeout, seed=seed)
+    print(json.dumps(search(settings, limits, home=home)))
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Option("--input", "-i", help="pretrain=PATH: the artifact whose model is written.")],
+    out: Annotated[Path, typer.Option("--out", help="The ONNX file; vocabulary.json is written beside it.")],
+) -> None:
+    """Write the sequence model as one ONNX file, compared with torch in onnxruntime. Prints one JSON line."""
+    from recolam.sequence.export import export_onnx  # torch takes seconds to import
+    from recolam.sequence.model import load_sequence_model
+
+    name, _, path = source.partition("=")
+    if name != "pretrain" or not path:
+        raise ConfigError(f"--input {source!r}: export reads pretrain=PATH")
+    artifact = open_artifact(path, stage="pretrain")
+    model = load_sequence_model(artifact.path / "model")
+    print(json.dumps(asdict(export_onnx(model, out, items=artifact.json("vocabulary.json")["items"]))))
 
 
 @app.command()

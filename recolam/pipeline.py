@@ -6,9 +6,12 @@ so unchanged work is found instead of done again. `runs/current/<plan>.json` poi
 
 import importlib
 import json
+import os
 import re
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,19 +33,21 @@ MODEL_NAME = "recolam-slate-policy"
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage's code is (imported only when it runs) and which artifacts it reads."""
+    """Where a stage's code is (imported only when it runs), which artifacts it reads, and whether torchrun may start it
+    in several processes."""
 
     module: str
     config: str
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    is_shared: bool = False
 
 
 STAGES: dict[str, Stage] = {
     "demo": Stage("recolam.world.demo", "DemoConfig"),
     "ingest": Stage("recolam.logs.stage", "IngestConfig", (), ("demo",)),
     "features": Stage("recolam.features.stage", "FeaturesConfig", ("ingest",)),
-    "pretrain": Stage("recolam.pretrain.stage", "PretrainConfig", ("features",)),
+    "pretrain": Stage("recolam.pretrain.stage", "PretrainConfig", ("features",), is_shared=True),
     "world": Stage("recolam.world.stage", "WorldConfig", ("features", "pretrain"), ("demo",)),
     "policy": Stage("recolam.policy.stage", "PolicyConfig", ("pretrain", "world", "features")),
     "transfer": Stage("recolam.transfer.stage", "TransferConfig", ("policy", "features")),
@@ -155,7 +160,13 @@ def run_stage(plan: Plan, stage: str, *, domain: str | None = None, is_tracked: 
 def execute(
     stage: str, config: Any, inputs: Mapping[str, Artifact], *, home: Home, seed: int, is_tracked: bool = True
 ) -> tuple[Artifact, bool]:
-    """The artifact of this work, and whether it was there already. Tracked artifacts are recorded in MLflow, once."""
+    """The artifact of this work, and whether it was there already. Tracked artifacts are recorded in MLflow, once.
+
+    Under torchrun every process calls this; the first one makes the artifact, and the others work with it and wait.
+
+    Raises:
+        ConfigError: several processes for a stage that is for one.
+    """
     module = _module(stage)
     recorded = to_mapping(config)
     identity: dict[str, Any] = {"stage": stage, "version": __version__, "seed": seed}
@@ -165,23 +176,52 @@ def execute(
     identity["config"] = recorded
     identity["parents"] = {name: parent.digest for name, parent in inputs.items()}
     final = home.runs / stage / canonical_digest(identity)[:16]
-    artifact = _intact(module, final, stage, home)
-    reused = artifact is not None
-    if artifact is None:
-        say(f"== {stage}")
-        begin = time.monotonic()
 
-        def build(draft: Draft) -> Mapping[str, Any]:
-            context = StageContext(home=home, inputs=inputs, out=draft.folder, scratch=draft.scratch, seed=seed)
-            return module.run(config, context)
+    def build(draft: Draft) -> Mapping[str, Any]:
+        context = StageContext(home=home, inputs=inputs, out=draft.folder, scratch=draft.scratch, seed=seed)
+        return module.run(config, context)
 
-        artifact = build_artifact(final, stage=stage, config=recorded, parents=inputs, seed=seed, build=build)
-        say(f"== {stage}: {time.monotonic() - begin:.1f} s, {artifact.path}")
-    else:
-        say(f"== {stage}: unchanged, {artifact.path}")
-    if is_tracked:
-        _track(home, artifact)
+    with _processes(stage, config) as processes:
+        if processes is not None and not processes.is_first:
+            return _follow(processes, final, stage, build)
+        artifact = _intact(module, final, stage, home)
+        reused = artifact is not None
+        if processes is not None:
+            processes.agree(reused)
+        if artifact is None:
+            say(f"== {stage}")
+            begin = time.monotonic()
+            artifact = build_artifact(final, stage=stage, config=recorded, parents=inputs, seed=seed, build=build)
+            say(f"== {stage}: {time.monotonic() - begin:.1f} s, {artifact.path}")
+        else:
+            say(f"== {stage}: unchanged, {artifact.path}")
+        if is_tracked:
+            _track(home, artifact)
+        if processes is not None:
+            processes.agree(True)
     return artifact, reused
+
+
+def _processes(stage: str, config: Any) -> AbstractContextManager[Any]:
+    """Joins the processes that torchrun started; None for one alone, which need not import torch for that."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return nullcontext()
+    if not STAGES[stage].is_shared:
+        raise ConfigError(f"{stage} runs in one process; torchrun started {os.environ['WORLD_SIZE']}")
+    return importlib.import_module("recolam.sequence.distributed").process_group(config.training.device)
+
+
+def _follow(processes: Any, final: Path, stage: str, build: Callable[[Draft], Any]) -> tuple[Artifact, bool]:
+    """What every process but the first does: the stage's work, into a folder that is thrown away."""
+    reused = bool(processes.agree(False))
+    if not reused:
+        with tempfile.TemporaryDirectory() as folder:
+            out, scratch = Path(folder, "out"), Path(folder, "scratch")
+            out.mkdir()
+            scratch.mkdir()
+            build(Draft(folder=out, scratch=scratch, final=final))
+    processes.agree(True)
+    return open_artifact(final, stage=stage), reused
 
 
 def run_all(plan: Plan) -> Path:

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from recolam.bench.objectives import ObjectivesBench, objectives
 from recolam.bench.pretrain import PretrainBench, pretrain
+from recolam.bench.quality import QualityBench, quality
 from recolam.bench.simulate import SimulateBench, simulate
 from recolam.contracts.config import from_mapping
 from recolam.errors import ConfigError
@@ -14,6 +16,8 @@ from recolam.errors import ConfigError
 _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "pretrain": (PretrainBench, pretrain),
     "simulate": (SimulateBench, simulate),
+    "quality": (QualityBench, quality),
+    "objectives": (ObjectivesBench, objectives),
 }
 NAMES = tuple(_BENCHES)
 

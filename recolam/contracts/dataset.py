@@ -65,6 +65,7 @@ class TokenisedDataset:
     users: tuple[str, ...]
     info: Mapping[str, Any]
     slates: LoggedSlates | None = None
+    event_type_E: NDArray[np.int32] | None = None  # rows of info["event_types"], -1 for one that train has not
 
     @property
     def tokens(self) -> int:
@@ -97,8 +98,14 @@ class TokenisedDataset:
             length_Q[row] = len(history)
         return history_QT, length_Q
 
+    def history_times(self, end_Q: NDArray[np.int64], *, limit: int) -> NDArray[np.int64]:
+        """Times of the events of `histories` and, behind them, of the event asked for, int64 [Q, limit + 1]."""
+        begin_Q = np.maximum(self.user_offset_U1[self.user_of_event(end_Q)], end_Q - limit)
+        return self.event_time_E[np.minimum(begin_Q[:, None] + np.arange(limit + 1), end_Q[:, None])]
+
     def save(self, folder: Path) -> None:
         tensors = {name: getattr(self, name) for name in _tensor_names(TokenisedDataset)}
+        tensors = {name: value for name, value in tensors.items() if value is not None}
         if self.slates is not None:
             tensors |= {f"slates.{name}": getattr(self.slates, name) for name in _tensor_names(LoggedSlates)}
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / TENSORS_FILE)
@@ -119,7 +126,7 @@ class TokenisedDataset:
             if "slates.slate_SK" in tensors:
                 slates = LoggedSlates(**{name: tensors[f"slates.{name}"] for name in _tensor_names(LoggedSlates)})
             loaded = cls(
-                **{name: tensors[name] for name in _tensor_names(cls)},
+                **{name: tensors[name] for name in _tensor_names(cls) if name in tensors or name != "event_type_E"},
                 items=tuple(text["items"]),
                 titles=tuple(text["titles"]),
                 users=tuple(text["users"]),
@@ -138,6 +145,7 @@ class TokenisedDataset:
             "event_time_E": (len(self.event_time_E), events),
             "event_value_E": (len(self.event_value_E), events),
             "event_split_E": (len(self.event_split_E), events),
+            "event_type_E": (events if self.event_type_E is None else len(self.event_type_E), events),
             "user_offset_U1": (self.user_offset_U1[-1:].sum(), events),
             "users": (len(self.users), len(self.user_offset_U1) - 1),
             "item_count_V": (len(self.item_count_V), tokens),

@@ -1,20 +1,23 @@
-"""The two rankers that every learned one must beat: popularity and item-kNN, over the whole catalogue.
+"""The rankers that every learned one must beat: popularity, of all time or of late, and item-kNN, over the catalogue.
 
 Shape legend: B histories, T history length, N token ids (special ones included), U users, M neighbours kept per item,
-P distinct pairs of user and item, C items of one block, R rows.
+P distinct pairs of user and item, C items of one block, R rows, Q queries, E events, K recommended items.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM, TRAIN, TokenisedDataset
 from recolam.errors import DataError
+from recolam.sequence.ranking import OUTSIDE, Ranked
 
 _PAIRS_AT_A_TIME = 1_000_000
 _CELLS_AT_A_TIME = 1_000_000
+_DAY = 86_400
 
 
 class Popularity:
@@ -67,6 +70,65 @@ class ItemKNN:
         score_BN = torch.zeros(rows, self._tokens, device=history_BT.device)
         added_BTM = similarity_NM[history_BT.long()] * is_real_BT.unsqueeze(2)
         return score_BN.scatter_add_(1, neighbour_NM[history_BT.long()].flatten(1), added_BTM.flatten(1))
+
+
+def rank_recent_popularity(
+    dataset: TokenisedDataset, event_Q: NDArray[np.int64], *, days: int = 7, k: int = 10
+) -> Ranked:
+    """Ranks each query's target by how often each item was taken in the `days` days before the query.
+
+    Point in time: a query at second t counts the events of seconds t - 86,400 days to t - 1, of all users and of all
+    parts of the split. That includes events that are targets of other users' queries: by t they have happened, and who
+    counts what is in fashion would know them. The target itself, and whatever else bears the query's own second, is
+    not counted. Items that the user has had do not compete, equal counts count half against the target, and a target
+    outside the vocabulary is `OUTSIDE`, as in `rank_targets`. Of equal items the one with the lower token comes first
+    in `top_QK`.
+
+    Args:
+        event_Q: indices of the events to predict, in any order; the answer is in the same order.
+        days: how long an event counts.
+        k: length of the lists.
+
+    Raises:
+        DataError: fewer than one day, or a log without a clock (its times are positions).
+    """
+    if days < 1:
+        raise DataError(f"recent popularity needs at least one day, got {days}")
+    if dataset.info.get("clock") == "position":
+        raise DataError("recent popularity needs a log with a clock; this one has positions")
+    by_time_E = np.argsort(dataset.event_time_E, kind="stable")
+    time_E, item_E = dataset.event_time_E[by_time_E], dataset.event_item_E[by_time_E].astype(np.int64)
+    count_N = np.zeros(dataset.tokens, dtype=np.int64)
+    rank_Q = np.empty(len(event_Q), dtype=np.int64)
+    top_QK = np.empty((len(event_Q), min(k, dataset.tokens - FIRST_ITEM)), dtype=np.int64)
+    first = last = 0
+    for query in np.argsort(dataset.event_time_E[event_Q], kind="stable"):
+        now = dataset.event_time_E[event_Q[query]]
+        new_first, new_last = np.searchsorted(time_E, [now - days * _DAY, now], side="left")
+        np.add.at(count_N, item_E[last:new_last], 1)
+        np.subtract.at(count_N, item_E[first:new_first], 1)
+        first, last = int(new_first), int(new_last)
+        rank_Q[query], top_QK[query] = _rank_by_count(count_N, dataset, int(event_Q[query]), k=top_QK.shape[1])
+    return Ranked(rank_Q, top_QK)
+
+
+def _rank_by_count(
+    count_N: NDArray[np.int64], dataset: TokenisedDataset, event: int, *, k: int
+) -> tuple[int, NDArray[np.int64]]:
+    """The rank of the event's item and the first `k` items, by count."""
+    target = int(dataset.event_item_E[event])
+    start = int(dataset.user_offset_U1[dataset.user_of_event(np.array([event]))[0]])
+    score_N = count_N.copy()
+    score_N[dataset.event_item_E[start:event]] = -1
+    score_N[target] = count_N[target]
+    score_N[:FIRST_ITEM] = -1
+    place_N = score_N * len(score_N) - np.arange(len(score_N))  # no two alike: equal counts by token
+    top_K = np.argpartition(-place_N, k - 1)[:k]
+    top_K = top_K[np.argsort(-place_N[top_K])]
+    if target < FIRST_ITEM:
+        return int(OUTSIDE), top_K
+    ties = int((score_N == count_N[target]).sum()) - 1
+    return 1 + int((score_N > count_N[target]).sum()) + (ties + 1) // 2, top_K
 
 
 def train_pairs(dataset: TokenisedDataset) -> tuple[np.ndarray, np.ndarray]:

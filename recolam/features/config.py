@@ -20,6 +20,10 @@ class FeaturesConfig:
             query has a history. Nobody is dropped: short logs count in training. (To drop users by how much they
             will ever do would let the future choose the training data.)
         text_features: buckets of the hashed bag of words.
+        ties: how events of one user at one and the same time are ordered: by a seeded hash of their content, by their
+            row in the source file, or by item id (numbers by value and first, then text). The last two exist only to
+            show what a leaky order is worth: they invent patterns that no user made (about +20 % NDCG@10 on ML-1M
+            ordered by item id, where six events in seven share their time with another of their user).
     """
 
     split: Literal["auto", "temporal", "leave_one_out"] = "auto"
@@ -29,6 +33,7 @@ class FeaturesConfig:
     target_user_share: float = 0.15
     min_user_events: int = 2
     text_features: int = 128
+    ties: Literal["hash", "file", "item"] = "hash"
 
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction"):

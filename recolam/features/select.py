@@ -2,18 +2,23 @@
 
 Everything is in whole seconds (positions, where the log has no clock) from here on; within a second, events keep the
 order of their finer times. Events at one and the same time stand in the order of a seeded hash of their content:
-the order of the file, or of ids, would invent patterns.
+the order of the file, or of ids, would invent patterns (and can be asked for, to show how much: `FeaturesConfig.ties`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from recolam.errors import ConfigError
 from recolam.features.catalogue import newest_items
 from recolam.features.domains import Membership, assign_users
 from recolam.features.hashing import row_hash, text_hash
+from recolam.logs.raw import ROW
+
+Ties = Literal["hash", "file", "item"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class DomainLog:
     """One domain.
 
     Attributes:
-        events: sorted by user, time, hash; columns user (row in `users`), item_id, second, value.
+        events: sorted by user, time, ties; columns user (row in `users`), item_id, second, value, event.
         slates: sorted by user, time, session, step; columns of the table plus user and second; None without slates.
         items: item_id, title, tags, domain of the whole catalogue.
         users: ids, ordered by a seeded hash; those of `slates` included, even without events.
@@ -48,12 +53,16 @@ class DomainLog:
     dropped: Mapping[str, int]
 
 
-def select_domain(log: LogTables, *, domain: str | None, target_share: float, seed: int) -> DomainLog:
+def select_domain(
+    log: LogTables, *, domain: str | None, target_share: float, seed: int, ties: Ties = "hash"
+) -> DomainLog:
     """Keeps one domain's items and users.
 
     Raises:
-        ConfigError: the log has no such domain.
+        ConfigError: the log has no such domain, or `ties` is "file" and its rows have no numbers.
     """
+    if ties == "file":
+        _refuse_unnumbered(log)
     items = newest_items(log.items)
     events = log.interactions.join(
         items.select("item_id", pl.col("domain").alias("of_item")), on="item_id", how="left", maintain_order="left"
@@ -75,7 +84,7 @@ def select_domain(log: LogTables, *, domain: str | None, target_share: float, se
     return DomainLog(
         domain=member.domain,
         rows=member.rows,
-        events=_sorted_events(kept, users, seed=seed),
+        events=_sorted_events(kept, users, seed=seed, ties=ties),
         slates=None if kept_slates is None or kept_slates.is_empty() else _sorted_slates(kept_slates, users),
         items=items,
         users=users,
@@ -113,11 +122,24 @@ def _with_user(frame: pl.DataFrame, users: tuple[str, ...]) -> pl.DataFrame:
     return frame.join(table, on="user_id", how="left", maintain_order="left").with_columns(seconds.alias("second"))
 
 
-def _sorted_events(events: pl.DataFrame, users: tuple[str, ...], *, seed: int) -> pl.DataFrame:
-    events = _with_user(events, users).with_columns(
-        pl.Series("tie", row_hash(events["row_id"], seed=seed, stream="ties"), dtype=pl.UInt64)
+def _sorted_events(events: pl.DataFrame, users: tuple[str, ...], *, seed: int, ties: Ties) -> pl.DataFrame:
+    hashed = pl.Series("tie", row_hash(events["row_id"], seed=seed, stream="ties"), dtype=pl.UInt64)
+    number = pl.col("item_id").cast(pl.Int64, strict=False).alias("item_number")
+    keys = {"hash": ["tie"], "file": ["ingested_at", ROW], "item": ["item_number", "item_id"]}[ties]
+    ordered = (
+        _with_user(events, users)
+        .with_columns(hashed, number)
+        .sort("user", "event_time", *keys, "row_id", nulls_last=True)
     )
-    return events.sort("user", "event_time", "tie", "row_id").select("user", "item_id", "second", "value")
+    return ordered.select("user", "item_id", "second", "value", "event")
+
+
+def _refuse_unnumbered(log: LogTables) -> None:
+    if ROW not in log.interactions.columns or log.interactions[ROW].has_nulls():
+        raise ConfigError(
+            f"ties 'file': the interactions of dataset {log.name!r} were stored without the numbers of their rows; "
+            "ingest the log again under another name or in another home (rows that a table holds are not added twice)"
+        )
 
 
 def _sorted_slates(slates: pl.DataFrame, users: tuple[str, ...]) -> pl.DataFrame:

@@ -38,17 +38,20 @@ def tokenise(log: LogTables, config: FeaturesConfig, *, seed: int, cuts: tuple[i
         cuts: the two cut times in seconds; None for the quantiles of this domain's event times.
 
     Raises:
-        ConfigError: no such domain, or a temporal split of a log without a clock.
+        ConfigError: no such domain, a temporal split of a log without a clock, or ties by file without row numbers.
         DataError: fewer than 2 users or 2 items in train, or nothing to train on, validate or test.
     """
     kind = _split_kind(config, clock=log.clock)
-    domain = select_domain(log, domain=config.domain, target_share=config.target_user_share, seed=seed)
+    domain = select_domain(
+        log, domain=config.domain, target_share=config.target_user_share, seed=seed, ties=config.ties
+    )
     user_E, second_E = domain.events["user"].to_numpy(), domain.events["second"].to_numpy()
     offset_U1 = np.searchsorted(user_E, np.arange(len(domain.users) + 1)).astype(np.int64)
     split, cuts = _split(second_E, offset_U1, config, kind=kind, cuts=cuts)
     vocabulary = train_vocabulary(domain.events["item_id"], split.split_E == TRAIN, seed=seed)
     _refuse_empty(log, domain, split, items=len(vocabulary))
     token_E = tokens_of(domain.events["item_id"], vocabulary)
+    type_E, types = _event_types(domain.events["event"], split.split_E == TRAIN)
     about = _in_order(domain.items, vocabulary)
     text_VF = hashed_words(about["title"].to_list(), about["tags"].to_list(), features=config.text_features)
     slates = None
@@ -68,8 +71,12 @@ def tokenise(log: LogTables, config: FeaturesConfig, *, seed: int, cuts: tuple[i
         items=vocabulary,
         titles=tuple(about["title"]),
         users=domain.users,
-        info=_info(log, domain, split, token_E, slates, kind=kind, cuts=cuts, seed=seed),
+        info={
+            **_info(log, domain, split, token_E, slates, kind=kind, cuts=cuts, ties=config.ties, seed=seed),
+            "event_types": types,
+        },
         slates=slates,
+        event_type_E=type_E,
     )
     return Tokenised(dataset, None if domain.slates is None else domain.slates["second"].to_numpy())
 
@@ -109,6 +116,14 @@ def _refuse_empty(log: LogTables, domain: DomainLog, split: Split, *, items: int
             raise DataError(f"{where}: {count} {what}; at least {least} needed ({domain.events.height} events)")
 
 
+def _event_types(name_E: pl.Series, is_train_E: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[str]]:
+    """The row of each event's name in the sorted names of the train events, -1 for names of later events alone."""
+    names = sorted(name_E.filter(pl.Series(is_train_E)).unique().drop_nulls())
+    rows = {name: row for row, name in enumerate(names)}
+    type_E = name_E.replace_strict(rows, default=-1, return_dtype=pl.Int32)
+    return type_E.to_numpy(), names
+
+
 def _in_order(items: pl.DataFrame, vocabulary: tuple[str, ...]) -> pl.DataFrame:
     wanted = pl.DataFrame({"item_id": pl.Series(vocabulary, dtype=pl.String)})
     return wanted.join(items, on="item_id", how="left", maintain_order="left")
@@ -123,6 +138,7 @@ def _info(
     *,
     kind: str,
     cuts: tuple[int, int] | None,
+    ties: str,
     seed: int,
 ) -> dict[str, Any]:
     parts = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -140,6 +156,7 @@ def _info(
         "domains": dict(domain.rows),
         "split": kind,
         "cut_times": None if cuts is None else list(cuts),
+        "ties": ties,
         "clock": log.clock,
         "seed": seed,
         "counts": counts,

@@ -9,20 +9,26 @@ import torch
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.seeding import derive
-from recolam.sequence.model import SequenceConfig, SequenceModel
-from recolam.sequence.training import TrainingConfig, train_sequence_model
+from recolam.sequence.config import TrainingConfig
+from recolam.sequence.model import NATIVE, SequenceConfig, SequenceModel
+from recolam.sequence.times import TimeMode
+from recolam.sequence.training import train_sequence_model
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Architecture and training of the sequence model. `use_text` adds title and tags to the item embeddings."""
+    """Architecture and training of the sequence model (`SequenceConfig`, `TrainingConfig`).
 
-    backbone: str = "gpt2"
+    `use_text` adds title and tags to the item embeddings.
+    """
+
+    backbone: str = NATIVE
     width: int = 64
     blocks: int = 2
     heads: int = 2
     dropout: float = 0.2
     use_text: bool = True
+    time: TimeMode = "none"
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -33,8 +39,8 @@ def new_model(dataset: TokenisedDataset, config: PretrainConfig, *, seed: int) -
         torch.manual_seed(derive(seed, "model"))
         model = SequenceModel(
             SequenceConfig(
-                tokens=dataset.tokens, text_features=text_VF.shape[1], backbone=config.backbone, width=config.width,
-                max_len=config.training.max_len, blocks=config.blocks, heads=config.heads, dropout=config.dropout,
+                tokens=dataset.tokens, text_features=text_VF.shape[1], backbone=config.backbone, time=config.time,
+                width=config.width, max_len=config.training.max_len, blocks=config.blocks, heads=config.heads, dropout=config.dropout,
             )
         )  # fmt: skip
     model.item_text.copy_(text_VF)

@@ -3,7 +3,7 @@
 Shape legend: M positions, R positions of one block, N items, D width.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,16 +12,21 @@ _BLOCK_ELEMENTS = 2**20  # logits of one block stay in the cache of a small CPU
 
 
 def blockwise_cross_entropy(
-    state_MD: Tensor, table_ND: Tensor, target_M: Tensor, *, block: int | None = None
+    state_MD: Tensor,
+    table_ND: Tensor,
+    target_M: Tensor,
+    *,
+    block: int | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """Mean of -log softmax(state . table)[target], exact, with at most `block` rows of logits alive.
+    """Mean or sum of -log softmax(state . table)[target], exact, with at most `block` rows of logits alive.
 
     The gradient of a block, (softmax - onehot) with respect to its logits, is formed while the block is at hand, so
     the backward pass needs no logits and no second product (the idea of fused linear cross entropy, Hsu et al. 2024,
     https://arxiv.org/abs/2410.10989).
 
     Args:
-        state_MD: float [M, D].
+        state_MD: float [M, D]; its format is that of the matrix products, sums are float32.
         table_ND: float [N, D].
         target_M: int64 [M], rows of `table_ND`.
         block: rows per block; by default as many as keep the logits at 2**20 elements.
@@ -35,7 +40,12 @@ def blockwise_cross_entropy(
         raise ValueError(f"target {int(target_M.max())} is not a row of a table of {len(table_ND)} items")
     rows = block or max(1, min(4096, _BLOCK_ELEMENTS // len(table_ND)))
     needs_gradient = torch.is_grad_enabled() and (state_MD.requires_grad or table_ND.requires_grad)
-    return _BlockwiseCrossEntropy.apply(state_MD, table_ND, target_M, rows, needs_gradient)
+    device = state_MD.device.type
+    if torch.is_autocast_enabled(device):
+        state_MD = state_MD.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        total = _BlockwiseCrossEntropy.apply(state_MD, table_ND, target_M, rows, needs_gradient)
+    return total / len(target_M) if reduction == "mean" else total
 
 
 class _BlockwiseCrossEntropy(torch.autograd.Function):
@@ -43,25 +53,24 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, state_MD: Tensor, table_ND: Tensor, target_M: Tensor, rows: int, needs_gradient: bool
     ) -> Tensor:
-        positions = len(target_M)
         total = torch.zeros((), dtype=torch.float32, device=state_MD.device)
+        factor_ND = table_ND.to(state_MD.dtype)
         if needs_gradient:
             d_state_MD = torch.empty_like(state_MD)
             d_table_ND = torch.zeros_like(table_ND, dtype=torch.float32)
-        for begin in range(0, positions, rows):
+        for begin in range(0, len(target_M), rows):
             state_RD, target_R = state_MD[begin : begin + rows], target_M[begin : begin + rows]
-            logit_RN = (state_RD @ table_ND.to(state_RD.dtype).T).float()
-            log_normaliser_R = torch.logsumexp(logit_RN, dim=1)
-            total += (log_normaliser_R - logit_RN.gather(1, target_R[:, None])[:, 0]).sum()
+            log_share_RN = torch.log_softmax(state_RD @ factor_ND.T, dim=1, dtype=torch.float32)
+            total -= log_share_RN.gather(1, target_R[:, None]).sum()
             if needs_gradient:
-                d_logit_RN = logit_RN.sub_(log_normaliser_R[:, None]).exp_()
+                d_logit_RN = log_share_RN.exp_()
                 d_logit_RN[torch.arange(len(target_R), device=target_R.device), target_R] -= 1.0
                 d_logit_RN = d_logit_RN.to(state_RD.dtype)
-                d_state_MD[begin : begin + rows] = d_logit_RN @ table_ND.to(state_RD.dtype)
+                torch.mm(d_logit_RN, factor_ND, out=d_state_MD[begin : begin + rows])
                 d_table_ND += d_logit_RN.T @ state_RD
         if needs_gradient:
-            ctx.save_for_backward(d_state_MD / positions, (d_table_ND / positions).to(table_ND.dtype))
-        return total / positions
+            ctx.save_for_backward(d_state_MD, d_table_ND.to(table_ND.dtype))
+        return total
 
     @staticmethod
     def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor | None, ...]:

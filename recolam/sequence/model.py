@@ -1,6 +1,7 @@
 """The sequence transformer: items in, a state after every item out.
 
-Shape legend: B sequences, T items of a history, S = T + 1 states, D width, N token ids, F text features.
+Shape legend: B sequences, T items of a history, S = T + 1 states, M states of all sequences without padding, D width,
+N token ids, F text features.
 State t has read the first t items (state 0 has read nothing but the start token), so a causal model's state t
 predicts item t + 1, and a bidirectional model's state t sits on item t itself.
 """
@@ -17,8 +18,13 @@ from transformers.utils import logging
 from recolam.contracts.artifact import refuse_pickle
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.errors import ArtifactError, ConfigError
+from recolam.sequence.dropout import Dropout
+from recolam.sequence.ragged import Ragged
+from recolam.sequence.times import BUCKETS, TIME_MODES, TimeMode, gap_buckets
+from recolam.sequence.transformer import Block, Transformer
 
-_BACKBONES = {
+NATIVE = "native"
+_BORROWED = {
     "gpt2": lambda c: {
         "vocab_size": 1, "n_positions": c.max_len + 1, "n_embd": c.width, "n_layer": c.blocks, "n_head": c.heads,
         "resid_pdrop": c.dropout, "embd_pdrop": c.dropout, "attn_pdrop": c.dropout,
@@ -34,7 +40,13 @@ _BACKBONES = {
 
 
 class SequenceConfig(PretrainedConfig):
-    """Sizes of a `SequenceModel`. `backbone` names the transformers architecture fed with item embeddings."""
+    """Sizes of a `SequenceModel`.
+
+    backbone: "native" (`recolam.sequence.transformer`), or the transformers architecture fed with item embeddings.
+    time: "none"; "gaps" adds how long ago each item's predecessor was; "query" also how long after the last item the
+        next one is asked for, which is known when serving but makes published figures incomparable.
+    classifiers: classes of each classifier head (`recolam.sequence.heads`), by name.
+    """
 
     model_type = "recolam-sequence"
 
@@ -43,17 +55,20 @@ class SequenceConfig(PretrainedConfig):
         *,
         tokens: int = FIRST_ITEM + 1,
         text_features: int = 0,
-        backbone: str = "gpt2",
+        backbone: str = NATIVE,
+        time: TimeMode = "none",
         max_len: int = 50,
         width: int = 64,
         blocks: int = 2,
         heads: int = 2,
         dropout: float = 0.2,
+        classifiers: dict[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.tokens, self.text_features, self.backbone = tokens, text_features, backbone
+        self.tokens, self.text_features, self.backbone, self.time = tokens, text_features, backbone, time
         self.max_len, self.width, self.blocks, self.heads, self.dropout = max_len, width, blocks, heads, dropout
+        self.classifiers = dict(classifiers or {})
 
 
 class SequenceModel(PreTrainedModel):
@@ -73,19 +88,23 @@ class SequenceModel(PreTrainedModel):
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config)
         logging.disable_progress_bar()  # a bar for every small model that is read or written tells nobody anything
-        if config.backbone not in _BACKBONES:
-            raise ConfigError(f"backbone {config.backbone!r} is not one of {', '.join(_BACKBONES)}")
+        if config.time not in TIME_MODES:
+            raise ConfigError(f"time {config.time!r} is not one of {', '.join(TIME_MODES)}")
         if config.width % config.heads:
             raise ConfigError(f"width {config.width} is not a multiple of heads {config.heads}")
-        inner = AutoConfig.for_model(config.backbone, **_BACKBONES[config.backbone](config))
-        self.backbone = AutoModel.from_config(inner, attn_implementation="sdpa")
+        self.backbone = _backbone(config)
         self.item_vectors = nn.Embedding(config.tokens, config.width)
         self.start = nn.Parameter(torch.zeros(config.width))
         self.register_buffer("item_text", torch.zeros(config.tokens, config.text_features))
         if config.text_features:
             self.text_projection = nn.Linear(config.text_features, config.width, bias=False)
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        if config.time != "none":
+            self.gap_vectors = nn.Embedding(BUCKETS, config.width)
+        if config.time == "query":
+            self.query_gap_vectors = nn.Embedding(BUCKETS, config.width)
+        self.embedding_dropout = Dropout(config.dropout)
         self.value_head = nn.Linear(config.width, 1)
+        self.classifiers = nn.ModuleDict({name: nn.Linear(config.width, n) for name, n in config.classifiers.items()})
         self.post_init()
 
     @torch.no_grad()
@@ -93,6 +112,14 @@ class SequenceModel(PreTrainedModel):
         super()._init_weights(module)
         if module is self.value_head:
             nn.init.zeros_(module.weight)
+        if isinstance(module, Block):  # residual branches start small (GPT-2, Radford et al. 2019, section 2.3)
+            for out in (module.attention_out, module.perceptron_out):
+                nn.init.normal_(out.weight, std=0.02 / (2 * self.config.blocks) ** 0.5)
+
+    @property
+    def reads_time(self) -> bool:
+        """True if the times of the history must be given."""
+        return bool(self.config.time != "none")
 
     def item_table(self) -> Tensor:
         """Embeddings of all token ids, float [N, D]."""
@@ -106,6 +133,7 @@ class SequenceModel(PreTrainedModel):
         history_BT: Tensor,
         length_B: Tensor | None = None,
         *,
+        time_BS: Tensor | None = None,
         is_causal: bool = True,
         table_ND: Tensor | None = None,
     ) -> Tensor:
@@ -115,32 +143,67 @@ class SequenceModel(PreTrainedModel):
             history_BT: token ids, oldest first, padded on the right; int64.
             length_B: number of real items; needed only by the bidirectional mode, since a causal state never sees
                 the padding to its right.
+            time_BS: seconds of each item and, after the last one, of the query; int64, read by time-aware models.
             is_causal: False lets every state see the whole history (masked-item objective).
             table_ND: `item_table()`, where the caller has it already.
 
         Raises:
-            ValueError: a history longer than the model's `max_len`.
+            ValueError: a history longer than the model's `max_len`, or no times for a time-aware model.
         """
-        batch, length = history_BT.shape
-        if length > self.config.max_len:
-            raise ValueError(f"history of {length} items is longer than the model's max_len {self.config.max_len}")
-        table_ND = self.item_table() if table_ND is None else table_ND
-        items_BTD = nn.functional.embedding(history_BT, table_ND) * self.config.width**0.5
-        start_B1D = self.start.expand(batch, 1, -1)
-        inputs_BSD = self.embedding_dropout(torch.cat([start_B1D, items_BTD], dim=1))
-        mask = None if is_causal else _visible(length_B, states=length + 1, like=history_BT)
-        return self.backbone(inputs_embeds=inputs_BSD, attention_mask=mask, use_cache=False).last_hidden_state
+        batch, items = history_BT.shape
+        if length_B is None or is_causal:
+            ragged = Ragged.full(batch, items + 1, device=history_BT.device)
+        else:
+            ragged = Ragged.of(length_B + 1, width=items + 1)
+        return ragged.pad(self.states(history_BT, ragged, time_BS=time_BS, is_causal=is_causal, table_ND=table_ND))
 
-    def last_state(self, history_BT: Tensor, length_B: Tensor) -> Tensor:
+    def states(
+        self,
+        history_BT: Tensor,
+        ragged: Ragged,
+        *,
+        time_BS: Tensor | None = None,
+        is_causal: bool = True,
+        table_ND: Tensor | None = None,
+    ) -> Tensor:
+        """The states of `ragged`'s cells alone, float [M, D]; otherwise as `forward`."""
+        if history_BT.shape[1] > self.config.max_len:
+            limit = self.config.max_len
+            raise ValueError(f"history of {history_BT.shape[1]} items is longer than the model's max_len {limit}")
+        table_ND = self.item_table() if table_ND is None else table_ND
+        # Column 0 stands for the start; its token is not looked at.
+        token_M = ragged.pack(nn.functional.pad(history_BT, (1, 0)))
+        is_start_M1 = (ragged.position_M == 0)[:, None]
+        input_MD = nn.functional.embedding(token_M, table_ND) * self.config.width**0.5
+        input_MD = torch.where(is_start_M1, self.start.to(input_MD.dtype), input_MD)
+        if self.reads_time:
+            input_MD = input_MD + self._time_inputs(ragged, time_BS)
+        return self.backbone(self.embedding_dropout(input_MD), ragged, is_causal=is_causal)
+
+    def _time_inputs(self, ragged: Ragged, time_BS: Tensor | None) -> Tensor:
+        if time_BS is None:
+            raise ValueError(f"a model with time {self.config.time!r} needs the times of the history")
+        before_BS, after_BS = gap_buckets(time_BS)
+        added_MD = self.gap_vectors(ragged.pack(before_BS))
+        if self.config.time == "query":
+            added_MD = added_MD + self.query_gap_vectors(ragged.pack(after_BS))
+        return added_MD
+
+    def last_state(self, history_BT: Tensor, length_B: Tensor, time_BS: Tensor | None = None) -> Tensor:
         """The state after each history, float [B, D]; of a history longer than `max_len` the newest items count."""
+        if time_BS is not None:
+            time_BS, _ = _newest(time_BS, length_B + 1, limit=self.config.max_len + 1)
         history_BT, length_B = _newest(history_BT, length_B, limit=self.config.max_len)
-        states_BSD = self(history_BT[:, : self._longest(length_B)])
-        return states_BSD[torch.arange(len(length_B), device=length_B.device), length_B]
+        longest = self._longest(length_B)
+        time_BS = None if time_BS is None else time_BS[:, : longest + 1]
+        ragged = Ragged.of(length_B + 1, width=longest + 1)
+        state_MD = self.states(history_BT[:, :longest], ragged, time_BS=time_BS)
+        return state_MD[ragged.offset_B1[1:].long() - 1]
 
     @torch.no_grad()
-    def scores(self, history_BT: Tensor, length_B: Tensor) -> Tensor:
+    def scores(self, history_BT: Tensor, length_B: Tensor, time_BS: Tensor | None = None) -> Tensor:
         """Score of every token id as the next item, float [B, N] (special tokens get -inf)."""
-        score_BN = self.last_state(history_BT, length_B) @ self.item_table().T
+        score_BN = self.last_state(history_BT, length_B, time_BS) @ self.item_table().T
         score_BN[:, :FIRST_ITEM] = -torch.inf
         return score_BN
 
@@ -158,12 +221,31 @@ def _newest(history_BT: Tensor, length_B: Tensor, *, limit: int) -> tuple[Tensor
     return history_BT.gather(1, place_BT), length_B.clamp(max=limit)
 
 
-def _visible(length_B: Tensor | None, *, states: int, like: Tensor) -> Tensor:
-    """Attention mask of the bidirectional mode, bool [B, 1, S, S]: True where the key is real."""
-    if length_B is None:
-        length_B = torch.full((len(like),), states - 1, device=like.device)
-    is_real_BS = torch.arange(states, device=like.device)[None] <= length_B[:, None]
-    return is_real_BS[:, None, None, :].expand(-1, 1, states, -1)
+def _backbone(config: SequenceConfig) -> nn.Module:
+    """A module (state_MD, ragged, is_causal) -> state_MD.
+
+    Raises:
+        ConfigError: no such architecture.
+    """
+    if config.backbone == NATIVE:
+        return Transformer(width=config.width, blocks=config.blocks, heads=config.heads, dropout=config.dropout)
+    if config.backbone not in _BORROWED:
+        raise ConfigError(f"backbone {config.backbone!r} is not one of {', '.join((NATIVE, *_BORROWED))}")
+    inner = AutoConfig.for_model(config.backbone, **_BORROWED[config.backbone](config))
+    return Borrowed(AutoModel.from_config(inner, attn_implementation="sdpa"))
+
+
+class Borrowed(nn.Module):
+    """A transformers model behind the native backbone's interface; it works on the padded rectangle."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, state_MD: Tensor, ragged: Ragged, *, is_causal: bool) -> Tensor:
+        visible = None if is_causal else ragged.is_real_BS[:, None, None].expand(-1, 1, ragged.width, -1)
+        answer = self.inner(inputs_embeds=ragged.pad(state_MD), attention_mask=visible, use_cache=False)
+        return ragged.pack(answer.last_hidden_state)
 
 
 def load_sequence_model(folder: Path) -> SequenceModel:
@@ -181,3 +263,7 @@ def load_sequence_model(folder: Path) -> SequenceModel:
         return SequenceModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: the model cannot be read ({error})") from error
+
+
+AutoConfig.register(SequenceConfig.model_type, SequenceConfig)
+AutoModel.register(SequenceConfig, SequenceModel)

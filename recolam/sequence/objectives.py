@@ -1,7 +1,10 @@
-"""The two self-supervised objectives and their weighted sum.
+"""What a model is trained for: the next item, hidden items, or both.
 
-Shape legend: B windows, T positions, M real positions, D width, N token ids.
+Shape legend: B windows, T items of the longest, R rows taken from the batch, M targets, D width, N token ids.
 """
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -9,53 +12,96 @@ from torch import Tensor
 from recolam.contracts.dataset import FIRST_ITEM, MASK
 from recolam.sequence.loss import blockwise_cross_entropy
 from recolam.sequence.model import SequenceModel
+from recolam.sequence.ragged import Ragged
+from recolam.sequence.sampled import Negatives, sampled_cross_entropy
+from recolam.sequence.windows import Batch
 
 
-def next_item_loss(model: SequenceModel, item_BT: Tensor, length_B: Tensor) -> Tensor:
-    """Mean cross entropy of each item given those before it (SASRec's objective with the full softmax)."""
-    table_ND = model.item_table()
-    is_target_BT = _real(item_BT, length_B) & (item_BT >= FIRST_ITEM)
-    state_BTD = model(item_BT, table_ND=table_ND)[:, :-1]  # state t predicts item t + 1
-    return blockwise_cross_entropy(state_BTD[is_target_BT], table_ND[FIRST_ITEM:], item_BT[is_target_BT] - FIRST_ITEM)
+class Objective(Protocol):
+    """A sum of losses over targets; the trainer divides by how many targets the whole batch has.
 
-
-def masked_item_loss(
-    model: SequenceModel, item_BT: Tensor, length_B: Tensor, *, mask_share: float, generator: torch.Generator
-) -> Tensor:
-    """Mean cross entropy of hidden items given all others (BERT4Rec, Sun et al. 2019, arXiv:1904.06690).
-
-    Each real item is hidden with probability `mask_share`; the last item of every window always is, so that no
-    window is without a target and the position that recommending needs is trained.
+    Targets are chosen for the whole batch before it is split over micro-batches or processes, so that no split
+    changes the gradient.
     """
-    table_ND = model.item_table()
-    draw_BT = torch.rand(item_BT.shape, generator=generator).to(item_BT.device)
-    is_last_BT = torch.arange(item_BT.shape[1], device=item_BT.device)[None] == length_B[:, None] - 1
-    is_masked_BT = ((draw_BT < mask_share) | is_last_BT) & _real(item_BT, length_B) & (item_BT >= FIRST_ITEM)
-    hidden_BT = item_BT.masked_fill(is_masked_BT, MASK)
-    state_BTD = model(hidden_BT, length_B, is_causal=False, table_ND=table_ND)[:, 1:]  # state t sits on item t
-    return blockwise_cross_entropy(state_BTD[is_masked_BT], table_ND[FIRST_ITEM:], item_BT[is_masked_BT] - FIRST_ITEM)
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    def targets(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Which items are targets, bool [B, T] on the CPU."""
+
+    def loss_sum(self, model: SequenceModel, batch: Batch, is_target_BT: Tensor) -> Tensor:
+        """The sum of the losses at the targets, a scalar."""
 
 
-def pretraining_loss(
-    model: SequenceModel,
-    item_BT: Tensor,
-    length_B: Tensor,
-    *,
-    next_weight: float,
-    masked_weight: float,
-    mask_share: float,
-    generator: torch.Generator,
+@dataclass(frozen=True)
+class NextItem:
+    """Cross entropy of each item given those before it (SASRec's objective with the full softmax).
+
+    negatives: judges against sampled items instead of all.
+    """
+
+    weight: float = 1.0
+    negatives: Negatives | None = None
+    name: ClassVar[str] = "next"
+
+    def targets(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return batch.is_item_BT
+
+    def loss_sum(self, model: SequenceModel, batch: Batch, is_target_BT: Tensor) -> Tensor:
+        # State t has read t items and foretells item t, counting from 0: the last item is never read.
+        ragged = Ragged.of(batch.length_B, width=batch.item_BT.shape[1])
+        table_ND = model.item_table()
+        state_MD = model.states(batch.item_BT[:, :-1], ragged, time_BS=batch.time_BT, table_ND=table_ND)
+        return _cross_entropy_sum(state_MD, ragged, table_ND, batch.item_BT, is_target_BT, self.negatives)
+
+
+@dataclass(frozen=True)
+class MaskedItem:
+    """Cross entropy of hidden items given all others (BERT4Rec, Sun et al. 2019, arXiv:1904.06690).
+
+    Each item is hidden with probability `share`; the last item of every window always is, so that no window is
+    without a target and the position that recommending needs is trained.
+    """
+
+    weight: float = 1.0
+    share: float = 0.2
+    negatives: Negatives | None = None
+    name: ClassVar[str] = "masked"
+
+    def targets(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        draw_BT = torch.rand(batch.item_BT.shape, generator=generator).to(batch.item_BT.device)
+        is_last_BT = torch.arange(batch.item_BT.shape[1], device=draw_BT.device)[None] == batch.length_B[:, None] - 1
+        return ((draw_BT < self.share) | is_last_BT) & batch.is_item_BT
+
+    def loss_sum(self, model: SequenceModel, batch: Batch, is_target_BT: Tensor) -> Tensor:
+        ragged = Ragged.of(batch.length_B + 1, width=batch.item_BT.shape[1] + 1)
+        table_ND = model.item_table()
+        hidden_BT = batch.item_BT.masked_fill(is_target_BT, MASK)
+        time_BS = None if batch.time_BT is None else torch.cat([batch.time_BT, batch.time_BT[:, -1:]], dim=1)
+        state_MD = model.states(hidden_BT, ragged, time_BS=time_BS, is_causal=False, table_ND=table_ND)
+        on_item_BS = torch.nn.functional.pad(batch.item_BT, (1, 0))  # state t + 1 sits on item t
+        is_target_BS = torch.nn.functional.pad(is_target_BT, (1, 0))
+        return _cross_entropy_sum(state_MD, ragged, table_ND, on_item_BS, is_target_BS, self.negatives)
+
+
+def _cross_entropy_sum(
+    state_MD: Tensor,
+    ragged: Ragged,
+    table_ND: Tensor,
+    item_BS: Tensor,
+    is_target_BS: Tensor,
+    negatives: Negatives | None,
 ) -> Tensor:
-    """next_weight x next-item + masked_weight x masked-item; an objective of weight 0 is not computed."""
-    loss = item_BT.new_zeros((), dtype=torch.float32)
-    if next_weight:
-        loss = loss + next_weight * next_item_loss(model, item_BT, length_B)
-    if masked_weight:
-        loss = loss + masked_weight * masked_item_loss(
-            model, item_BT, length_B, mask_share=mask_share, generator=generator
-        )
-    return loss
-
-
-def _real(item_BT: Tensor, length_B: Tensor) -> Tensor:
-    return torch.arange(item_BT.shape[1], device=item_BT.device)[None] < length_B[:, None]
+    is_target_M, item_M = ragged.pack(is_target_BS), ragged.pack(item_BS)
+    if not bool(is_target_M.all()):
+        state_MD, item_M = state_MD[is_target_M], item_M[is_target_M]
+    if len(item_M) == 0:
+        return state_MD.sum() * 0.0
+    table_ND, target_M = table_ND[FIRST_ITEM:], item_M - FIRST_ITEM
+    if negatives is not None:
+        return sampled_cross_entropy(state_MD, table_ND, target_M, negatives=negatives, reduction="sum")
+    return blockwise_cross_entropy(state_MD, table_ND, target_M, reduction="sum")

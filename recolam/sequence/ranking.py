@@ -48,10 +48,7 @@ def rank_targets(
     ranks, tops = [], []
     for begin in range(0, len(event_Q), block):
         event_B = event_Q[begin : begin + block]
-        history_BT, length_B = dataset.histories(event_B, limit=max_len)
-        score_BN = scorer.scores(
-            torch.from_numpy(history_BT.astype(np.int64)).to(device), torch.from_numpy(length_B).to(device)
-        ).float()
+        score_BN = _scores(scorer, dataset, event_B, max_len=max_len, device=device)
         target_B = torch.from_numpy(dataset.event_item_E[event_B].astype(np.int64)).to(score_BN.device)
         _mask_seen(score_BN, dataset, event_B, target_B)
         ranks.append(_rank(score_BN, target_B).cpu().numpy())
@@ -59,6 +56,21 @@ def rank_targets(
     if not ranks:
         return Ranked(np.empty(0, dtype=np.int64), np.empty((0, k), dtype=np.int64))
     return Ranked(np.concatenate(ranks), np.concatenate(tops))
+
+
+def _scores(
+    scorer: ItemScorer,
+    dataset: TokenisedDataset,
+    event_B: NDArray[np.int64],
+    *,
+    max_len: int,
+    device: torch.device | str,
+) -> Tensor:
+    history_BT, length_B = dataset.histories(event_B, limit=max_len)
+    inputs = [history_BT.astype(np.int64), length_B]
+    if getattr(scorer, "reads_time", False):
+        inputs.append(dataset.history_times(event_B, limit=max_len))
+    return scorer.scores(*(torch.from_numpy(value).to(device) for value in inputs)).float()
 
 
 def ndcg(rank_Q: NDArray[np.int64], *, k: int) -> float:

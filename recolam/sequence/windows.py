@@ -1,17 +1,18 @@
 """Training windows: every user's train history cut into pieces of at most `max_len` items, batched by length.
 
-Shape legend: W windows, B windows of a batch, T positions.
+Shape legend: W windows, B windows of a batch, T items of the longest, E events.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recolam.contracts.dataset import PADDING, TRAIN, TokenisedDataset
+from recolam.contracts.dataset import FIRST_ITEM, PADDING, TRAIN, TokenisedDataset
 from recolam.seeding import numpy_generator
 
 
@@ -20,6 +21,7 @@ class Windows:
     """Windows as ranges of event indices, into one array of tokens."""
 
     event_item_E: NDArray[np.int32]
+    event_time_E: NDArray[np.int64]
     start_W: NDArray[np.int64]
     end_W: NDArray[np.int64]
 
@@ -29,6 +31,39 @@ class Windows:
     @property
     def items(self) -> int:
         return int((self.end_W - self.start_W).sum())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of train events, padded on the right.
+
+    Attributes:
+        item_BT: token ids, int64; 0 behind a window's end.
+        length_B: items of each window, int64.
+        time_BT: seconds of each event, int64; the last one's repeated behind a window's end.
+        event_BT: index of each event in the dataset, int64; the last one's repeated behind a window's end.
+    """
+
+    item_BT: Tensor
+    length_B: Tensor
+    time_BT: Tensor
+    event_BT: Tensor
+
+    @cached_property
+    def is_item_BT(self) -> Tensor:
+        """True where an item of the vocabulary stands."""
+        places_T = torch.arange(self.item_BT.shape[1], device=self.item_BT.device)
+        return (places_T[None] < self.length_B[:, None]) & (self.item_BT >= FIRST_ITEM)
+
+    def rows(self, chosen: slice) -> "Batch":
+        """Some of the windows, as narrow as they allow."""
+        length_B = self.length_B[chosen]
+        width = int(length_B.max())
+        narrow = (chosen, slice(width))
+        return Batch(self.item_BT[narrow], length_B, self.time_BT[narrow], self.event_BT[narrow])
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def training_windows(dataset: TokenisedDataset, *, max_len: int, last_only: bool = False) -> Windows:
@@ -48,34 +83,47 @@ def training_windows(dataset: TokenisedDataset, *, max_len: int, last_only: bool
             end = start
             if last_only:
                 break
-    return Windows(dataset.event_item_E, np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64))
+    start_W, end_W = np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64)
+    return Windows(dataset.event_item_E, dataset.event_time_E, start_W, end_W)
 
 
-def batches(
-    windows: Windows, *, batch_size: int, seed: int, epoch: int, skip: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of (items int64 [B, T], lengths int64 [B]), in an order drawn from (seed, epoch).
+def batches(windows: Windows, *, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+    """One epoch of batches, in an order drawn from (seed, epoch).
 
-    Windows of like length share a batch, so that little of it is padding; `skip` batches are passed over, which is
-    how a resumed run finds its place.
+    Windows of like length share a batch, so that attention, which needs a rectangle on a CPU, wastes little on
+    padding; `skip` batches are passed over, which is how a resumed run finds its place.
     """
+    for rows_B in batch_rows(windows, batch_size=batch_size, seed=seed, epoch=epoch)[skip:]:
+        yield collate(windows, rows_B)
+
+
+def batch_rows(windows: Windows, *, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """The windows of each batch of an epoch."""
     generator = numpy_generator(seed, "epoch", epoch)
     length_W = windows.end_W - windows.start_W
     by_length_W = np.argsort(length_W + generator.random(len(length_W)) * 4, kind="stable")
     groups = [by_length_W[begin : begin + batch_size] for begin in range(0, len(by_length_W), batch_size)]
-    for position in generator.permutation(len(groups))[skip:]:
-        yield _collate(windows, groups[position])
+    return [groups[position] for position in generator.permutation(len(groups))]
 
 
 def batch_count(windows: Windows, *, batch_size: int) -> int:
     return -(-len(windows) // batch_size)
 
 
-def _collate(windows: Windows, rows_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def real_share(windows: Windows, *, batch_size: int, seed: int, epoch: int = 0) -> float:
+    """The share of an epoch's padded rectangles that is real items."""
+    cells = 0
+    for rows_B in batch_rows(windows, batch_size=batch_size, seed=seed, epoch=epoch):
+        length_B = windows.end_W[rows_B] - windows.start_W[rows_B]
+        cells += len(rows_B) * int(length_B.max())
+    return windows.items / max(cells, 1)
+
+
+def collate(windows: Windows, rows_B: NDArray[np.int64]) -> Batch:
+    """The windows `rows_B` as a batch."""
     start_B, end_B = windows.start_W[rows_B], windows.end_W[rows_B]
     length_B = end_B - start_B
     position_BT = np.arange(length_B.max())[None] + start_B[:, None]
-    is_real_BT = position_BT < end_B[:, None]
-    last = len(windows.event_item_E) - 1
-    item_BT = np.where(is_real_BT, windows.event_item_E[np.minimum(position_BT, last)], PADDING)
-    return torch.from_numpy(item_BT.astype(np.int64)), torch.from_numpy(length_B)
+    event_BT = np.minimum(position_BT, end_B[:, None] - 1)
+    item_BT = np.where(position_BT < end_B[:, None], windows.event_item_E[event_BT], PADDING).astype(np.int64)
+    return Batch(*(torch.from_numpy(a) for a in (item_BT, length_B, windows.event_time_E[event_BT], event_BT)))

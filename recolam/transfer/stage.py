@@ -10,9 +10,10 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.policy.agent import SlateAgent
 from recolam.seeding import derive
+from recolam.sequence.config import TrainingConfig
 from recolam.sequence.model import SequenceConfig, SequenceModel
 from recolam.sequence.ranking import ndcg, rank_targets
-from recolam.sequence.training import TrainingConfig, train_sequence_model
+from recolam.sequence.training import train_sequence_model
 from recolam.sequence.vocabulary import with_vocabulary
 from recolam.transfer.tuning import METHODS, tune
 

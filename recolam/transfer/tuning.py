@@ -9,13 +9,16 @@ from torch import nn
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.errors import ConfigError
 from recolam.seeding import derive
+from recolam.sequence.config import TrainingConfig
+from recolam.sequence.freezing import freeze
 from recolam.sequence.model import SequenceModel
-from recolam.sequence.training import TrainingConfig, train_sequence_model
+from recolam.sequence.training import train_sequence_model
 
 METHODS = ("full", "head", "lora")
 
 # Linear maps inside the blocks of the supported backbones.
 _ADAPTED = {
+    "native": ["query_key_value", "attention_out", "perceptron_in", "perceptron_out"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
 }
@@ -31,27 +34,24 @@ def tune(
     plus low-rank updates of the blocks' linear maps, merged at the end (Hu et al. 2021, arXiv:2106.09685).
 
     Raises:
-        ConfigError: an unknown method, or LoRA without peft installed.
+        ConfigError: an unknown method, LoRA without peft installed, or `freeze` beside a method that freezes itself.
     """
     if method not in METHODS:
         raise ConfigError(f"tuning method {method!r} is not one of {', '.join(METHODS)}")
+    if method != "full" and config.freeze != "none":
+        raise ConfigError(f"freeze {config.freeze!r} goes with method 'full' alone; {method!r} says itself what trains")
     seed, scratch, label = derive(seed, method), scratch / method, f"transfer, {method}"
     if method == "lora":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "adapters"))
             adapted, inner, merge = _with_adapters(model, rank=rank)
-        _train_only_items(inner(adapted), also=lambda name: "lora_" in name)
+        freeze(inner(adapted), "all-but-items")
         train_sequence_model(adapted, dataset, config, seed=seed, scratch=scratch, label=label, inner=inner)
         return merge(adapted).requires_grad_(True).eval()
     if method == "head":
-        _train_only_items(model, also=lambda name: False)
+        freeze(model, "all-but-items")
     train_sequence_model(model, dataset, config, seed=seed, scratch=scratch, label=label)
     return model.requires_grad_(True)
-
-
-def _train_only_items(model: SequenceModel, *, also: Callable[[str], bool]) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(("item_vectors.", "text_projection.")) or also(name))
 
 
 def _with_adapters(

@@ -11,7 +11,7 @@ from recolam.logs import stage as ingest
 from recolam.policy import stage as policy
 from recolam.policy.training import PolicyTrainingConfig
 from recolam.pretrain import stage as pretrain
-from recolam.sequence.training import TrainingConfig
+from recolam.sequence.config import TrainingConfig
 from recolam.world import demo
 from recolam.world import stage as world
 from tests.evaluate.support import evaluate_house, run_stage

@@ -1,4 +1,6 @@
-"""Popularity and item-kNN against a naive computation, and ranked through the real ranking."""
+"""Popularity, recent popularity and item-kNN against a naive computation, and ranked through the real ranking."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,9 +8,16 @@ import torch
 
 from recolam.contracts.dataset import FIRST_ITEM, TEST, TRAIN, UNKNOWN, TokenisedDataset
 from recolam.errors import DataError
-from recolam.evaluate.baselines import ItemKNN, Popularity, nearest_items, ragged_ranges, train_pairs
+from recolam.evaluate.baselines import (
+    ItemKNN,
+    Popularity,
+    nearest_items,
+    ragged_ranges,
+    rank_recent_popularity,
+    train_pairs,
+)
 from recolam.evaluate.metrics import hit_at
-from recolam.sequence.ranking import rank_targets
+from recolam.sequence.ranking import OUTSIDE, rank_targets
 
 
 def dataset_of(histories: list[list[int]], *, items: int, tests: list[int] | None = None) -> TokenisedDataset:
@@ -124,3 +133,62 @@ def test_nothing_to_learn_from_is_named() -> None:
     empty.event_item_E[:] = UNKNOWN
     with pytest.raises(DataError, match="train events"):
         ItemKNN(empty)
+
+
+def dated_dataset(*, seed: int, days: int = 30, users: int = 40, items: int = 25) -> TokenisedDataset:
+    """Random events, many at equal seconds, each user's in order of time; a few items outside the vocabulary."""
+    generator = np.random.default_rng(seed)
+    dataset = random_dataset(users=users, items=items, seed=seed)
+    second_E = generator.integers(0, days * 4, size=len(dataset.event_item_E)) * 21_600
+    user_E = dataset.user_of_event(np.arange(len(second_E)))
+    second_E = second_E[np.lexsort((second_E, user_E))]
+    item_E = np.where(generator.random(len(second_E)) < 0.1, UNKNOWN, dataset.event_item_E)
+    return replace(dataset, event_time_E=second_E, event_item_E=item_E.astype(np.int32), info={"clock": "time"})
+
+
+def naive_recent_rank(dataset: TokenisedDataset, event: int, *, days: int) -> tuple[int, dict[int, int]]:
+    """The definition, one event at a time; also the counts of the items that compete."""
+    now, target = int(dataset.event_time_E[event]), int(dataset.event_item_E[event])
+    user = int(dataset.user_of_event(np.array([event]))[0])
+    seen = {int(token) for token in dataset.event_item_E[dataset.user_offset_U1[user] : event]} - {target}
+    count = {token: 0 for token in range(FIRST_ITEM, dataset.tokens) if token not in seen}
+    for second, token in zip(dataset.event_time_E.tolist(), dataset.event_item_E.tolist(), strict=True):
+        if now - days * 86_400 <= second < now and token in count:
+            count[token] += 1
+    if target < FIRST_ITEM:
+        return int(OUTSIDE), count
+    rivals = [value for token, value in count.items() if token != target]
+    better, equal = (sum(value > count[target] for value in rivals), sum(value == count[target] for value in rivals))
+    return 1 + better + -(-equal // 2), count
+
+
+@pytest.mark.parametrize(("seed", "days"), [(0, 7), (1, 1), (2, 90)])
+def test_recent_popularity_is_its_definition(seed: int, days: int) -> None:
+    dataset = dated_dataset(seed=seed)
+    event_Q = np.random.default_rng(seed).permutation(len(dataset.event_item_E))[:150]
+    ranked = rank_recent_popularity(dataset, event_Q, days=days, k=5)
+    assert OUTSIDE in ranked.rank_Q
+    for event, rank, top_K in zip(event_Q, ranked.rank_Q, ranked.top_QK, strict=True):
+        expected, count = naive_recent_rank(dataset, int(event), days=days)
+        assert rank == expected
+        assert top_K.tolist() == sorted(count, key=lambda token: (-count[token], token))[:5]
+
+
+def test_recent_popularity_ranks_as_rank_targets_does() -> None:
+    """Where the window holds all of train and every query comes last, it is popularity."""
+    histories = np.random.default_rng(5).integers(0, 20, size=(60, 6)).tolist()
+    dataset = dataset_of(histories, items=20, tests=np.random.default_rng(6).integers(0, 20, size=60).tolist())
+    time_E = np.where(dataset.event_split_E == TEST, 10**6, dataset.event_time_E)
+    dataset = replace(dataset, event_time_E=time_E)
+    recent = rank_recent_popularity(dataset, dataset.test_event_Q, days=365)
+    always = rank_targets(Popularity(dataset), dataset, dataset.test_event_Q, max_len=6)
+    assert recent.rank_Q.tolist() == always.rank_Q.tolist()
+
+
+def test_recent_popularity_needs_a_clock_and_a_day() -> None:
+    dataset = dated_dataset(seed=0)
+    with pytest.raises(DataError, match="at least one day"):
+        rank_recent_popularity(dataset, np.array([3]), days=0)
+    with pytest.raises(DataError, match="clock"):
+        rank_recent_popularity(replace(dataset, info={"clock": "position"}), np.array([3]))
+    assert rank_recent_popularity(dataset, np.array([], dtype=np.int64)).top_QK.shape == (0, 10)

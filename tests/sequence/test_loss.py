@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recolam.sequence.loss import blockwise_cross_entropy
 
@@ -19,14 +22,43 @@ def test_value_and_gradients_are_those_of_dense_cross_entropy(block: int | None)
         assert float((mine - reference).norm() / reference.norm()) < 1e-5
 
 
-def test_no_tensor_of_all_logits_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
-    logsumexp = torch.logsumexp
-    monkeypatch.setattr(torch, "logsumexp", lambda logit, dim: rows.append(len(logit)) or logsumexp(logit, dim=dim))
+class Largest(TorchDispatchMode):
+    """Remembers the most elements that any operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_no_tensor_of_all_logits_is_made() -> None:
     state_MD, table_ND = torch.randn(500, 4, requires_grad=True), torch.randn(40_000, 4, requires_grad=True)
-    blockwise_cross_entropy(state_MD, table_ND, torch.arange(500)).backward()
-    assert sum(rows) == 500
-    assert max(rows) * 40_000 <= 2**20
+    with Largest() as ours:
+        blockwise_cross_entropy(state_MD, table_ND, torch.arange(500)).backward()
+    with Largest() as dense:
+        torch.nn.functional.cross_entropy(state_MD @ table_ND.T, torch.arange(500)).backward()
+    assert ours.elements <= 2**20
+    assert dense.elements == 500 * 40_000
+
+
+def test_under_autocast_products_are_bfloat16_and_sums_are_not() -> None:
+    torch.manual_seed(0)
+    state_MD, table_ND = torch.randn(300, 16, requires_grad=True), torch.randn(90, 16, requires_grad=True)
+    target_M = torch.randint(90, (300,))
+    exact = torch.autograd.grad(blockwise_cross_entropy(state_MD, table_ND, target_M), (state_MD, table_ND))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = blockwise_cross_entropy(state_MD, table_ND, target_M)
+    rounded = torch.autograd.grad(loss, (state_MD, table_ND))
+    assert loss.dtype == torch.float32
+    for mine, reference in zip(rounded, exact, strict=True):
+        assert mine.dtype == torch.float32
+        assert 1e-5 < float((mine - reference).norm() / reference.norm()) < 0.02
 
 
 def test_without_gradient_nothing_is_kept() -> None:

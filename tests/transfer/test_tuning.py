@@ -9,7 +9,8 @@ from recolam.errors import ConfigError, DataError
 from recolam.pretrain.stage import PretrainConfig, new_model
 from recolam.sequence.model import SequenceModel
 from recolam.sequence.ranking import ndcg, rank_targets
-from recolam.sequence.training import TrainingConfig, train_sequence_model
+from recolam.sequence.config import TrainingConfig
+from recolam.sequence.training import train_sequence_model
 from recolam.sequence.vocabulary import with_vocabulary
 from recolam.transfer.tuning import tune
 from tests.planted import cyclic_dataset
