@@ -109,6 +109,7 @@ def test_trials_are_runs_nested_in_the_study_and_nobody_reaps_them(home: Home) -
     parent, children = runs_of(home)
     assert parent.info.status == "FINISHED"
     assert parent.data.params["of"] == "toy"
+    assert len({json.dumps(trial.params) for trial in trials_of(home)}) == 10
     status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
     for number, (trial, run) in enumerate(zip(trials_of(home), children, strict=True)):
         assert (trial.number, run.data.tags["recolam.tune.trial"]) == (number, str(number))

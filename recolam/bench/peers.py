@@ -42,9 +42,13 @@ PEERS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What one process measured. `epoch_s`: seconds of each epoch, or their mean where only the block was timed."""
+    """What one process measured: seconds of each epoch and processor seconds of all its threads in each epoch.
+
+    A trainer that counts its epochs together gives one number, their mean.
+    """
 
     epoch_s: list[float]
+    cpu_s: list[float]
     users: int
     tokens: int  # targets trained on in an epoch
     versions: dict[str, str]
@@ -90,7 +94,7 @@ def measure(name: str, *, python: Path, task: Path, out: Path) -> Result:
     if done.returncode:
         raise ConfigError(f"bench pretrain: {name} ended with code {done.returncode}: {_tail(done)}")
     found = json.loads((out / "result.json").read_text())
-    named = {key: found.pop(key) for key in ("epoch_s", "users", "tokens", "versions")}
+    named = {key: found.pop(key) for key in ("epoch_s", "cpu_s", "users", "tokens", "versions")}
     ranks = out / "rank_Q.npy"
     return Result(**named, more=found, rank_Q=np.load(ranks) if ranks.is_file() else None)
 

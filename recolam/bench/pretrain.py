@@ -127,15 +127,20 @@ def race(
 
 
 def figures(results: Sequence[Result]) -> dict[str, Any]:
-    """One contestant's figures; its seconds an epoch are the median over rounds of the mean over a round's epochs."""
+    """One contestant's figures; its seconds an epoch are the median over rounds of the mean over a round's epochs.
+
+    Processor seconds hardly depend on what else the machine does, but say nothing about threads that wait.
+    """
     last = results[-1]
     seconds = statistics.median(statistics.fmean(result.epoch_s) for result in results)
+    cpu_seconds = statistics.median(statistics.fmean(result.cpu_s) for result in results)
     rank_Q = last.rank_Q
     return {
         "users_per_s": last.users / seconds,
         "tokens_per_s": last.tokens / seconds,
         "epoch_s": seconds,
         "epoch_s_rounds": [result.epoch_s for result in results],
+        "epoch_cpu_s": cpu_seconds,
         "users": last.users,
         "tokens": last.tokens,
         "ndcg10": None if rank_Q is None else ndcg(rank_Q, k=10),

@@ -10,6 +10,7 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.seeding import derive
 from recolam.sequence.config import TrainingConfig
+from recolam.sequence.distributed import current
 from recolam.sequence.model import NATIVE, SequenceConfig, SequenceModel
 from recolam.sequence.times import TimeMode
 from recolam.sequence.training import train_sequence_model
@@ -64,4 +65,5 @@ def run(config: PretrainConfig, context: StageContext) -> dict[str, Any]:
         "steps": state.step,
         "parameters": sum(p.numel() for p in model.parameters()),
         "architecture": asdict(config)["backbone"],
+        **({"processes": current().size} if current().size > 1 else {}),
     }

@@ -29,6 +29,7 @@ class TrainingConfig:
         negatives: items against which each batch's targets are judged (`recolam.sequence.sampled`); 0 for all, exactly.
         freeze: what stands still (`recolam.sequence.freezing`).
         last_window_only: only each user's newest window, the protocol of the published SASRec figures.
+        shuffle_ties: a new order, every epoch, of a window's events with one and the same time.
         average: decay of the moving average of weights that is validated and kept; 0 for none.
         validate_every: epochs between two validations; the last epoch always has one.
         patience: validations without a better NDCG@10 before training ends.
@@ -56,6 +57,7 @@ class TrainingConfig:
     negatives: int = 0
     freeze: str = "none"
     last_window_only: bool = False
+    shuffle_ties: bool = False
     average: float = 0.0
     validate_every: int = 1
     patience: int = 3

@@ -178,7 +178,7 @@ class Spread:
         if is_sharded:
             self._shard()
         elif processes.size > 1:  # parameters that no objective reaches (the value head) keep having no gradient
-            self.hooked = DistributedDataParallel(self.hooked, find_unused_parameters=True, broadcast_buffers=False)
+            self.hooked = DistributedDataParallel(self.hooked, find_unused_parameters=True, forward_sync_buffers=False)
 
     def _shard(self) -> None:
         """FSDP2 (Zhao et al. 2023, arXiv:2304.11277) by blocks: whole are only the one at work and what is outside."""

@@ -165,8 +165,9 @@ class _Trainer:
         begin = begun = time.perf_counter()
         items = 0
         for batch in batches(
-            self.windows, batch_size=config.batch_size, seed=self.seed, epoch=state.epoch, skip=state.batch
-        ):
+            self.windows, batch_size=config.batch_size, seed=self.seed, epoch=state.epoch, skip=state.batch,
+            shuffle_ties=config.shuffle_ties,
+        ):  # fmt: skip
             loss = self._step(batch)
             state.step, state.batch = state.step + 1, state.batch + 1
             if state.step % 20 == 0:

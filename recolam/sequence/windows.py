@@ -4,7 +4,7 @@ Shape legend: W windows, B windows of a batch, T items of the longest, E events.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -87,14 +87,20 @@ def training_windows(dataset: TokenisedDataset, *, max_len: int, last_only: bool
     return Windows(dataset.event_item_E, dataset.event_time_E, start_W, end_W)
 
 
-def batches(windows: Windows, *, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+def batches(
+    windows: Windows, *, batch_size: int, seed: int, epoch: int, skip: int = 0, shuffle_ties: bool = False
+) -> Iterator[Batch]:
     """One epoch of batches, in an order drawn from (seed, epoch).
 
     Windows of like length share a batch, so that attention, which needs a rectangle on a CPU, wastes little on
-    padding; `skip` batches are passed over, which is how a resumed run finds its place.
+    padding; `skip` batches are passed over, which is how a resumed run finds its place. `shuffle_ties` draws a new
+    order of events with one and the same time in every epoch: which came first is not known, so every order is data.
     """
-    for rows_B in batch_rows(windows, batch_size=batch_size, seed=seed, epoch=epoch)[skip:]:
-        yield collate(windows, rows_B)
+    for number, rows_B in enumerate(batch_rows(windows, batch_size=batch_size, seed=seed, epoch=epoch)):
+        if number >= skip:
+            batch = collate(windows, rows_B)
+            generator = numpy_generator(seed, "ties", epoch, number)
+            yield with_shuffled_ties(batch, generator) if shuffle_ties else batch
 
 
 def batch_rows(windows: Windows, *, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
@@ -127,3 +133,15 @@ def collate(windows: Windows, rows_B: NDArray[np.int64]) -> Batch:
     event_BT = np.minimum(position_BT, end_B[:, None] - 1)
     item_BT = np.where(position_BT < end_B[:, None], windows.event_item_E[event_BT], PADDING).astype(np.int64)
     return Batch(*(torch.from_numpy(a) for a in (item_BT, length_B, windows.event_time_E[event_BT], event_BT)))
+
+
+def with_shuffled_ties(batch: Batch, generator: np.random.Generator) -> Batch:
+    """The same events, those of equal time in a drawn order; padding stays behind."""
+    time_BT = batch.time_BT.numpy()
+    is_later_BT = np.zeros(time_BT.shape)
+    is_later_BT[:, 1:] = time_BT[:, 1:] != time_BT[:, :-1]
+    place_BT = is_later_BT.cumsum(axis=1) + generator.random(time_BT.shape)
+    place_BT[np.arange(time_BT.shape[1])[None] >= batch.length_B.numpy()[:, None]] = np.inf
+    order_BT = torch.from_numpy(place_BT.argsort(axis=1, kind="stable"))
+    item_BT, event_BT = (value.gather(1, order_BT) for value in (batch.item_BT, batch.event_BT))
+    return replace(batch, item_BT=item_BT, event_BT=event_BT)

@@ -117,12 +117,14 @@ def test_a_copied_clock_is_the_same_clock(contestant: ModuleType) -> None:
 
 def result(*epoch_s: float, rank_Q: list[int] | None = None, **more: Any) -> Result:
     ranks = None if rank_Q is None else np.array(rank_Q)
-    return Result(list(epoch_s), users=8, tokens=40, versions={"torch": "2"}, more=more, rank_Q=ranks)
+    cpu_s = [2 * second for second in epoch_s]
+    return Result(list(epoch_s), cpu_s, users=8, tokens=40, versions={"torch": "2"}, more=more, rank_Q=ranks)
 
 
 def test_figures_are_medians_over_rounds_of_means_over_epochs() -> None:
     found = figures([result(1, 3), result(10, 12), result(4, 4, rank_Q=[1, 3, 11, OUTSIDE], catalogue=6)])
     assert (found["epoch_s"], found["users_per_s"], found["tokens_per_s"]) == (4, 2, 10)
+    assert found["epoch_cpu_s"] == 8
     assert found["epoch_s_rounds"] == [[1, 3], [10, 12], [4, 4]]
     assert found["ndcg10"] == pytest.approx((1 + 1 / math.log2(4)) / 4)
     assert (found["hr10"], found["queries"], found["catalogue"]) == (0.5, 4, 6)

@@ -53,9 +53,7 @@ def expected(policy: str, backbone: str, name: str) -> bool:
 
 @pytest.mark.parametrize("backbone", ["native", "gpt2", "llama"])
 @pytest.mark.parametrize("policy", ["none", "embeddings", "all-but-top-2", "all-but-heads", "all-but-items"])
-def test_training_moves_what_the_policy_leaves_free_and_no_bit_else(
-    tmp_path: Path, policy: str, backbone: str
-) -> None:
+def test_training_moves_what_the_policy_leaves_free_and_no_bit_else(tmp_path: Path, policy: str, backbone: str) -> None:
     dataset = rated()
     model = new_model(dataset, backbone)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}

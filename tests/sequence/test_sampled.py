@@ -74,10 +74,9 @@ def test_the_error_of_one_draw_falls_like_the_root_of_the_negatives() -> None:
 
 def test_the_bias_falls_with_the_negatives() -> None:
     """Averaged over draws, only the bias is left: of order 1 / K."""
-    few, more = (relative_error(mean_gradient(negatives=n, draws=500)) for n in (8, 128))
-    print(few, more)
-    assert few > 0.1
-    assert more < few / 4
+    few, more = (relative_error(mean_gradient(negatives=n, draws=200)) for n in (8, 128))
+    assert few > 0.3
+    assert more < few / 3
 
 
 def by_hand(state_MD: Tensor, table_ND: Tensor, target_M: Tensor, drawn_K: Tensor, proposal_N: Tensor) -> Tensor:
@@ -152,4 +151,4 @@ def test_a_planted_source_is_learnt_from_few_negatives(
     )  # fmt: skip
     model = new_model(dataset, PretrainConfig(width=16, blocks=1, heads=2, dropout=0.0, training=config), seed=0)
     train_sequence_model(model, dataset, config, seed=3, scratch=tmp_path)
-    assert ndcg(rank_targets(model, dataset, dataset.test_event_Q, max_len=12).rank_Q, k=10) > 0.9
+    assert ndcg(rank_targets(model, dataset, dataset.test_event_Q, max_len=12).rank_Q, k=10) > 0.6  # chance: 0.25

@@ -10,9 +10,9 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.errors import ArtifactError, ConfigError, DataError
 from recolam.pretrain.stage import PretrainConfig, new_model
 from recolam.sequence import training
+from recolam.sequence.config import TrainingConfig
 from recolam.sequence.model import SequenceModel
 from recolam.sequence.ranking import ndcg, rank_targets
-from recolam.sequence.config import TrainingConfig
 from recolam.sequence.training import train_sequence_model
 from recolam.sequence.windows import Batch
 from tests.planted import cyclic_dataset, dataset_from, noise_dataset

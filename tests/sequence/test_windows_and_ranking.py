@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,30 @@ def test_an_epoch_holds_every_window_once_and_can_be_entered_anywhere() -> None:
     assert all(torch.equal(a.item_BT, b.item_BT) for a, b in zip(whole[3:], later, strict=True))
     other = list(batches(windows, batch_size=8, seed=1, epoch=3))
     assert any(not torch.equal(a.item_BT, b.item_BT) for a, b in zip(whole, other, strict=True))
+
+
+def test_events_of_one_time_change_places_and_no_others() -> None:
+    dataset = noise_dataset(users=40, items=20, length=12)
+    dataset = dataclasses.replace(dataset, event_time_E=dataset.event_time_E // 4)
+    windows = training_windows(dataset, max_len=9)
+    plain = list(batches(windows, batch_size=16, seed=0, epoch=1))
+    drawn = list(batches(windows, batch_size=16, seed=0, epoch=1, shuffle_ties=True))
+    again = list(batches(windows, batch_size=16, seed=0, epoch=1, shuffle_ties=True, skip=1))
+    assert all(torch.equal(a.item_BT, b.item_BT) for a, b in zip(drawn[1:], again, strict=True))
+    moved = 0
+    for before, after in zip(plain, drawn, strict=True):
+        assert torch.equal(before.time_BT, after.time_BT)
+        for row, length in enumerate(before.length_B.tolist()):
+            items, times = before.item_BT[row, :length].tolist(), before.time_BT[row, :length].tolist()
+            shuffled, events = after.item_BT[row, :length].tolist(), after.event_BT[row, :length].numpy()
+            assert dataset.event_item_E[events].tolist() == shuffled
+            assert dataset.event_time_E[events].tolist() == times
+            assert sorted(zip(times, items, strict=True)) == sorted(zip(times, shuffled, strict=True))
+            moved += items != shuffled
+        assert not after.item_BT[~(torch.arange(after.item_BT.shape[1])[None] < after.length_B[:, None])].any()
+    assert moved > 30
+    other = list(batches(windows, batch_size=16, seed=0, epoch=2, shuffle_ties=True))
+    assert not all(torch.equal(a.item_BT, b.item_BT) for a, b in zip(drawn, other, strict=True))
 
 
 class Fixed:

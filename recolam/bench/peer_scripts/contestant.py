@@ -59,19 +59,24 @@ def start() -> Task:
 
 
 class Clock:
-    """Seconds of each epoch. `begin` and `end` take what a Lightning callback passes, and ignore it."""
+    """Seconds of each epoch, and seconds that its threads were on a processor.
+
+    `begin` and `end` take what a Lightning callback passes, and ignore it.
+    """
 
     def __init__(self) -> None:
         self.epoch_s: list[float] = []
-        self._begun = 0.0
+        self.cpu_s: list[float] = []
+        self._begun, self._cpu_begun = 0.0, 0.0
 
     def begin(self, *_: Any) -> None:
         _synchronise()
-        self._begun = time.perf_counter()
+        self._begun, self._cpu_begun = time.perf_counter(), time.process_time()
 
     def end(self, *_: Any) -> None:
         _synchronise()
         self.epoch_s.append(time.perf_counter() - self._begun)
+        self.cpu_s.append(time.process_time() - self._cpu_begun)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Clock":
         return self  # a trainer that copies its callbacks still writes into this clock
@@ -130,6 +135,7 @@ def finish(
         np.save(task.out / "rank_Q.npy", rank_targets(task, scores))
     result = {
         "epoch_s": clock.epoch_s,
+        "cpu_s": clock.cpu_s,
         "users": users,
         "tokens": tokens,
         "versions": {name: version(name) for name in (*packages, "torch", "numpy")},
