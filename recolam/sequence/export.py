@@ -110,13 +110,18 @@ def compare_scores(model: SequenceModel, path: Path) -> tuple[int, float, float]
         how many histories were compared, the largest absolute difference, the largest absolute score of torch.
 
     Raises:
-        ArtifactError: the graph's inputs are not dynamic, or special tokens do not get -inf.
+        ArtifactError: the graph's inputs are not dynamic, it does not run, or special tokens do not get -inf.
     """
-    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime import InferenceSession, SessionOptions  # type: ignore[import-untyped]
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures  # type: ignore[import-untyped]
 
     options = SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    broken = tuple(kind for kind in vars(failures).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    try:
+        session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except broken as error:
+        raise ArtifactError(f"{path}: onnxruntime cannot read it ({error}); not written") from error
     shapes = {value.name: value.shape for value in session.get_inputs()}
     if any(isinstance(size, int) for shape in shapes.values() for size in shape):
         raise ArtifactError(f"{path}: torch fixed a size that should be free: {shapes}; not written")
@@ -128,7 +133,12 @@ def compare_scores(model: SequenceModel, path: Path) -> tuple[int, float, float]
         length_B[0], length_B[-1] = 0, items
         history_BT[torch.arange(items) >= length_B[:, None]] = PADDING
         feeds = {"history": history_BT.numpy(), "length": length_B.numpy()}
-        found_BN = torch.from_numpy(session.run(["scores"], feeds)[0])
+        try:
+            found_BN = torch.from_numpy(session.run(["scores"], feeds)[0])
+        except broken as error:
+            raise ArtifactError(
+                f"{path}: fails on {batch} histories of {items} items ({error}); not written"
+            ) from error
         wanted_BN = model.scores(history_BT, length_B)
         if found_BN.shape != wanted_BN.shape or not torch.isneginf(found_BN[:, :FIRST_ITEM]).all():
             raise ArtifactError(f"{path}: special tokens do not get -inf, or scores are missing; not written")
@@ -155,6 +165,9 @@ class _Rectangle(Ragged):
 
 class _Scores(nn.Module):
     """`SequenceModel.scores` over padded histories, with the item table computed beforehand."""
+
+    table_ND: Tensor
+    special_N: Tensor
 
     def __init__(self, model: SequenceModel) -> None:
         super().__init__()

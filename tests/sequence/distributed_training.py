@@ -32,7 +32,7 @@ from tests.planted import dataset_from  # noqa: E402
 RANK = int(os.environ.get("RANK", "0"))
 # 61 windows in batches of 12: the last batch of an epoch holds one, and one of two processes then holds none.
 TRAINING = TrainingConfig(
-    epochs=5, batch_size=12, max_len=10, learning_rate=5e-3, warmup_steps=3, patience=9, checkpoint_every=4,
+    epochs=3, batch_size=12, max_len=10, learning_rate=5e-3, warmup_steps=3, patience=9, checkpoint_every=4,
     masked_weight=0.5, validation_queries=40, precision="float32", device="cpu",
 )  # fmt: skip
 MODEL: dict[str, Any] = {"width": 16, "blocks": 2, "heads": 2, "dropout": 0.0}

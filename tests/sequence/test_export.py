@@ -121,6 +121,9 @@ def test_a_changed_weight_is_seen_by_the_comparison(native: tuple[SequenceModel,
     changed[20, 3] += 0.5
     table.CopyFrom(onnx.numpy_helper.from_array(changed, table.name))
     onnx.save(proto, tmp_path / "changed.onnx")
+    (tmp_path / "nonsense.onnx").write_bytes(b"nonsense")
+    with pytest.raises(ArtifactError, match="onnxruntime cannot read it"):
+        compare_scores(model, tmp_path / "nonsense.onnx")
     _, good, scale = compare_scores(model.eval(), path)
     _, bad, _ = compare_scores(model, tmp_path / "changed.onnx")
     assert good <= 1e-4 * scale < bad

@@ -43,7 +43,7 @@ def expected(policy: str, backbone: str, name: str) -> bool:
     if policy == "none":
         return True
     if policy == "embeddings":
-        return name.startswith("backbone.") or name.startswith(("value_head", "classifiers"))
+        return name.startswith(("backbone.", "value_head", "classifiers"))
     if policy == "all-but-top-2":
         return name.startswith((block(1), block(2), NORM[backbone], "value_head", "classifiers"))
     if policy == "all-but-heads":

@@ -4,12 +4,15 @@ import math
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from recolam.contracts.config import from_mapping
 from recolam.contracts.dataset import FIRST_ITEM, TEST, TRAIN, VALIDATION, TokenisedDataset
 from recolam.errors import ConfigError, DataError
+from recolam.features.config import FeaturesConfig
+from recolam.features.tokenise import tokenise
 from recolam.pretrain.stage import PretrainConfig, new_model
 from recolam.sequence.config import TrainingConfig
 from recolam.sequence.gradients import BatchGradient
@@ -18,6 +21,7 @@ from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.sequence.training import TrainingState, train_sequence_model
 from recolam.sequence.vocabulary import with_vocabulary
 from recolam.sequence.windows import batches, training_windows
+from tests.features.support import tables
 from tests.planted import dataset_from, noise_dataset
 
 DAY = 86_400
@@ -134,11 +138,11 @@ def test_churn_is_known_only_where_the_data_reach() -> None:
     dataset = timed([[0, 3, 9, 19, 28], [2, 12, 13, 25], [14, 16, 22]], cuts=(20, 29))
     # Day 9 + 10 = 19 is just within reach. What follows on day 19 is just within the ten days.
     train = labels_of(dataset, "churn-10").label_E
-    assert train.tolist() == [0, 0, 0, -1, -1] + [0, -1, -1, -1] + [-1, -1, -1]
-    assert labels_of(dataset, "churn-9").label_E.tolist() == [0, 0, 1, -1, -1] + [1, -1, -1, -1] + [-1, -1, -1]
+    assert train.tolist() == [0, 0, 0, -1, -1, *[0, -1, -1, -1], *[-1, -1, -1]]
+    assert labels_of(dataset, "churn-9").label_E.tolist() == [0, 0, 1, -1, -1, *[1, -1, -1, -1], *[-1, -1, -1]]
     # With validation, day 28 is the newest: days 12 (followed), 13 (followed only after 12 days) and so on are told.
     through = labels_of(dataset, "churn-10", through=VALIDATION).label_E
-    assert through.tolist() == [0, 0, 0, -1, -1] + [0, 0, 1, -1] + [0, 0, -1]
+    assert through.tolist() == [0, 0, 0, -1, -1, *[0, 0, 1, -1], *[0, 0, -1]]
     report = classification_report(_ready(dataset, "churn-10"), dataset, "churn-10", max_len=4)
     assert (report["events"], report["majority_accuracy"]) == (4, 0.75)
 
@@ -169,6 +173,28 @@ def _ready(dataset: TokenisedDataset, task: str) -> SequenceModel:
     model = small_model(dataset)
     with_tasks(model, dataset, {task: 1.0})
     return model
+
+
+def test_event_types_come_from_the_log(tmp_path: Path) -> None:
+    """Ten events a user, the item's number telling the kind; the newest of all is of a kind that train has not."""
+    log = tables([(f"u{user}", f"i{(user + step) % 6}", 100 * step + user) for user in range(8) for step in range(10)])
+    kind = pl.when(pl.col("item_id").is_in(["i0", "i3"])).then(pl.lit("view")).otherwise(pl.lit("buy"))
+    last = pl.when(pl.col("event_time") == pl.col("event_time").max()).then(pl.lit("return")).otherwise(kind)
+    log = dataclasses.replace(log, interactions=log.interactions.with_columns(last.alias("event")))
+    tokenise(log, FeaturesConfig(), seed=0).dataset.save(tmp_path)
+    dataset = TokenisedDataset.load(tmp_path)
+    assert dataset.info["event_types"] == ["buy", "view"]
+    views = [FIRST_ITEM + row for row, item in enumerate(dataset.items) if item in ("i0", "i3")]
+    expected_E = np.isin(dataset.event_item_E, views).astype(int)
+    expected_E[dataset.event_time_E.argmax()] = -1
+    assert dataset.event_type_E.tolist() == expected_E.tolist()
+    train_E = np.where(dataset.event_split_E == TRAIN, expected_E, -1)
+    assert labels_of(dataset, "event_type").label_E.tolist() == train_E.tolist()
+
+
+def test_datasets_of_before_have_no_types(tmp_path: Path) -> None:
+    noise_dataset(users=5).save(tmp_path)
+    assert TokenisedDataset.load(tmp_path).event_type_E is None
 
 
 def test_what_cannot_be_learnt_is_refused() -> None:
