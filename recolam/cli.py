@@ -14,6 +14,7 @@ import typer
 
 from recolam import pipeline, presets
 from recolam.contracts.artifact import Artifact, open_artifact
+from recolam.contracts.config import read_settings
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError, RecolamError
 from recolam.threads import wait_passively
@@ -232,19 +233,7 @@ def main() -> None:
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not text in UTF-8 ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a JSON object is needed, not {type(values).__name__}")
-    return values
+    return {} if path is None else read_settings(path)
 
 
 def _open_inputs(stage: str, inputs: list[str]) -> dict[str, Artifact]:

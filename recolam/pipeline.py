@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from recolam import __version__, presets
 from recolam.contracts.artifact import Artifact, Draft, build_artifact, canonical_digest, open_artifact, write_json
-from recolam.contracts.config import from_mapping, to_mapping
+from recolam.contracts.config import from_mapping, merged, to_mapping
 from recolam.contracts.home import Home
 from recolam.contracts.stage import StageContext
 from recolam.errors import ArtifactError, ConfigError
@@ -117,10 +117,10 @@ def make_plan(
 
 def stage_config(plan: Plan, stage: str, **values: Any) -> Any:
     """The stage's config: defaults, then the preset, then the overrides, then `values`."""
-    merged = _merge(presets.values(plan.preset, is_demo=plan.is_demo).get(stage, {}), plan.overrides.get(stage, {}))
+    settings = merged(presets.values(plan.preset, is_demo=plan.is_demo).get(stage, {}), plan.overrides.get(stage, {}))
     if stage == "ingest":
-        merged = {"data": plan.data, "format": plan.format, **merged}
-    return _config_of(stage, {**merged, **values})
+        settings = {"data": plan.data, "format": plan.format, **settings}
+    return _config_of(stage, {**settings, **values})
 
 
 def run_stage(plan: Plan, stage: str, *, domain: str | None = None, is_tracked: bool = True) -> dict[str, Any]:
@@ -332,12 +332,3 @@ def _module(stage: str) -> Any:
 def _config_of(stage: str, values: Mapping[str, Any]) -> Any:
     module = _module(stage)
     return from_mapping(getattr(module, STAGES[stage].config), values, where=stage)
-
-
-def _merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`extra` over `base`, key by key at every depth."""
-    merged = dict(base)
-    for key, value in extra.items():
-        is_nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if is_nested else value
-    return merged

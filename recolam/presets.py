@@ -85,26 +85,24 @@ _LOGS: dict[str, Values] = {
 }  # fmt: skip
 
 # Sequence models alone (`recolam bench quality`, `recolam tune`): chosen on validation, figures in BENCHMARKS.md.
+_RANKER = {
+    "schedule": "cosine", "average": 0.998, "shuffle_ties": True, "exclude_seen": True, "validate_every": 2,
+    "patience": 5,
+}  # fmt: skip
 SEQUENCE: dict[str, dict[str, Any]] = {
     "two-cores": {
         "width": 128, "blocks": 2, "heads": 2, "dropout": 0.2, "use_text": False,
-        "training": {
-            "epochs": 30, "batch_size": 64, "max_len": 200, "schedule": "cosine", "average": 0.99, "validate_every": 2,
-            "patience": 5, "validation_queries": 10_000,
-        },
+        "training": {**_RANKER, "epochs": 16, "batch_size": 32, "max_len": 200, "validation_queries": 10_000},
     },
     "dense": {
-        "width": 256, "blocks": 3, "heads": 2, "dropout": 0.3, "use_text": False,
-        "training": {
-            "epochs": 60, "batch_size": 64, "max_len": 200, "schedule": "cosine", "average": 0.99, "validate_every": 2,
-            "patience": 8, "validation_queries": 10_000,
-        },
+        "width": 256, "blocks": 2, "heads": 2, "dropout": 0.3, "use_text": False,
+        "training": {**_RANKER, "epochs": 30, "batch_size": 32, "max_len": 200, "validation_queries": 10_000},
     },
     "sparse": {
-        "width": 128, "blocks": 2, "heads": 2, "dropout": 0.3, "use_text": False,
+        "width": 128, "blocks": 2, "heads": 2, "dropout": 0.5, "use_text": False,
         "training": {
-            "epochs": 40, "batch_size": 128, "max_len": 50, "schedule": "cosine", "average": 0.99, "validate_every": 2,
-            "patience": 8, "validation_queries": 30_000,
+            **_RANKER, "epochs": 24, "batch_size": 64, "max_len": 50, "weight_decay": 0.1,
+            "validation_queries": 30_000,
         },
     },
 }  # fmt: skip

@@ -30,6 +30,7 @@ ROWS = [
     ["tune"],
     ["bench"],
     ["cli", "dags"],
+    ["__main__"],
 ]
 LEVELS = {room: level for level, row in enumerate(ROWS) for room in row}
 STAGE_ORDER = next(row for row in ROWS if "pretrain" in row)

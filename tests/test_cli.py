@@ -16,7 +16,7 @@ from tests.conftest import FinishedRun, Outcome
 
 Recolam = Callable[..., Outcome]
 COMMANDS = ("run", "ingest", "features", "pretrain", "world", "policy", "transfer", "evaluate", "register",
-            "recommend", "bench", "rollback")  # fmt: skip
+            "recommend", "export", "tune", "bench", "rollback")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 
 import recolam
-from recolam.contracts.artifact import _commit
+from recolam.contracts.artifact import current_commit
 from recolam.contracts.config import to_mapping
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.files import canonical_digest, sha256_file, write_json
@@ -134,7 +134,7 @@ def train_one(job: Job) -> None:
         scratch.mkdir(exist_ok=True)
         dataset = TokenisedDataset.load(job.data)
         numbers = _train_and_rank(job, dataset, scratch)
-        write_json(job.result, {"identity": job.identity, "commit": _commit(), "result": numbers})
+        write_json(job.result, {"identity": job.identity, "commit": current_commit(), "result": numbers})
         shutil.rmtree(scratch)
 
 

@@ -204,7 +204,7 @@ def _write_manifest(
         "seed": seed,
         "files": _describe_files(draft.folder),
         "metrics": dict(metrics),
-        "commit": _commit(),
+        "commit": current_commit(),
         "seconds": round(time.monotonic() - draft.started, 3),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -248,7 +248,8 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """The commit of the code that runs, or "unknown"."""
     git = shutil.which("git")
     if git is None:
         return "unknown"

@@ -1,9 +1,11 @@
 """Configs are frozen dataclasses; these functions move them from and to JSON, refusing what does not fit."""
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from recolam.errors import ConfigError
@@ -32,6 +34,35 @@ def from_mapping(cls: type[Config], values: Mapping[str, Any], *, where: str) ->
 def to_mapping(config: Any) -> dict[str, Any]:
     """The JSON form of a config; `from_mapping` reads it back."""
     return dataclasses.asdict(config)
+
+
+def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`extra` over `base`, key by key at every depth."""
+    result = dict(base)
+    for key, value in extra.items():
+        below = result.get(key)
+        is_nested = isinstance(value, Mapping) and isinstance(below, Mapping)
+        result[key] = merged(below, value) if is_nested else value  # type: ignore[arg-type]
+    return result
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The JSON object in a settings file.
+
+    Raises:
+        ConfigError: no such file, or its text is not a JSON object.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: no such config file ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text in UTF-8 ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a JSON object is needed, not {type(values).__name__}")
+    return values
 
 
 def _convert(value: Any, hint: Any, *, where: str) -> Any:

@@ -11,6 +11,7 @@ from recolam.contracts.stage import StageContext
 from recolam.seeding import derive
 from recolam.sequence.config import TrainingConfig
 from recolam.sequence.distributed import current
+from recolam.sequence.heads import labels_of
 from recolam.sequence.model import NATIVE, SequenceConfig, SequenceModel
 from recolam.sequence.times import TimeMode
 from recolam.sequence.training import train_sequence_model
@@ -41,7 +42,8 @@ def new_model(dataset: TokenisedDataset, config: PretrainConfig, *, seed: int) -
         model = SequenceModel(
             SequenceConfig(
                 tokens=dataset.tokens, text_features=text_VF.shape[1], backbone=config.backbone, time=config.time,
-                width=config.width, max_len=config.training.max_len, blocks=config.blocks, heads=config.heads, dropout=config.dropout,
+                width=config.width, max_len=config.training.max_len, blocks=config.blocks, heads=config.heads,
+                dropout=config.dropout,
             )
         )  # fmt: skip
     model.item_text.copy_(text_VF)
@@ -49,7 +51,10 @@ def new_model(dataset: TokenisedDataset, config: PretrainConfig, *, seed: int) -
 
 
 def run(config: PretrainConfig, context: StageContext) -> dict[str, Any]:
-    """Trains on `inputs["features"]`, keeps the best validation epoch, writes model/ and curves.json."""
+    """Trains on `inputs["features"]`, keeps the best validation epoch.
+
+    Writes model/, vocabulary.json, classes.json (of the classifier heads) and curves.json.
+    """
     dataset = TokenisedDataset.load(context.inputs["features"].path)
     model = new_model(dataset, config, seed=context.seed)
     state = train_sequence_model(
@@ -57,6 +62,8 @@ def run(config: PretrainConfig, context: StageContext) -> dict[str, Any]:
     )
     model.cpu().save_pretrained(context.out / "model")
     (context.out / "vocabulary.json").write_text(json.dumps({"items": dataset.items, "titles": dataset.titles}))
+    classes = {task: labels_of(dataset, task).names for task in config.training.tasks}
+    (context.out / "classes.json").write_text(json.dumps(classes))
     (context.out / "curves.json").write_text(json.dumps(state.curves or {}))
     return {
         "validation_ndcg10": state.best_ndcg,

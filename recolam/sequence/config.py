@@ -27,6 +27,7 @@ class TrainingConfig:
         tasks: weights of classifier heads by name (`recolam.sequence.heads`); each costs a pass of its own. Without
             an item objective, they and not NDCG@10 choose the weights to keep.
         negatives: items against which each batch's targets are judged (`recolam.sequence.sampled`); 0 for all, exactly.
+        exclude_seen: the softmax leaves out the items that the window has shown before, as recommending does.
         freeze: what stands still (`recolam.sequence.freezing`).
         last_window_only: only each user's newest window, the protocol of the published SASRec figures.
         shuffle_ties: a new order, every epoch, of a window's events with one and the same time.
@@ -55,6 +56,7 @@ class TrainingConfig:
     mask_share: float = 0.2
     tasks: dict[str, float] = field(default_factory=dict)
     negatives: int = 0
+    exclude_seen: bool = False
     freeze: str = "none"
     last_window_only: bool = False
     shuffle_ties: bool = False
@@ -79,6 +81,8 @@ class TrainingConfig:
             raise ConfigError("freeze 'all-but-heads' without a task trains nothing")
         if self.negatives < 0:
             raise ConfigError(f"negatives {self.negatives} is less than 0")
+        if self.negatives and self.exclude_seen:
+            raise ConfigError("exclude_seen is a matter of the full softmax: negatives must be 0")
         if min(self.batch_size, self.max_len, self.checkpoint_every, self.validate_every) < 1 or self.epochs < 0:
             raise ConfigError(
                 "batch_size, max_len, checkpoint_every and validate_every are at least 1, epochs at least 0"

@@ -202,14 +202,15 @@ class Spread:
     def give_back(self) -> None:
         """Leaves the trained weights, whole, in the given model of every process, and that in eval mode."""
         if self.given is not self.model:
-            self.given.load_state_dict({name: _whole(value).cpu() for name, value in self.model.state_dict().items()})
+            weights = self.model.state_dict()  # in the order of the modules, the same everywhere
+            self.given.load_state_dict({name: _whole(value).cpu() for name, value in weights.items()})
         self.given.eval()
 
     def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors, whole, in the first process, one after the other; nothing in the others."""
         kept: dict[str, Tensor] = {}
-        for name, value in tensors.items():
-            whole = _whole(value)
+        for name in sorted(tensors):  # in one order everywhere: safetensors reads back in any
+            whole = _whole(value := tensors[name])
             if self.processes.is_first:
                 kept[name] = whole.cpu() if whole is not value else value
         return kept

@@ -1,14 +1,38 @@
 """Exact softmax cross entropy over the whole catalogue without the whole logits tensor.
 
-Shape legend: M positions, R positions of one block, N items, D width.
+Shape legend: M positions, R positions of one block, N items, D width, B windows, T places of the longest.
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 _BLOCK_ELEMENTS = 2**20  # logits of one block stay in the cache of a small CPU
+_FEWEST_ROWS = 128  # below, reading the table anew for every block costs more than the products
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which items do not compete for a position: those that stand in its window before it.
+
+    Attributes:
+        item_BT: rows of the table, int64; negative where there is none.
+        window_M: the window of each position.
+        before_M: how many places of the window, from its first, come before the position.
+    """
+
+    item_BT: Tensor
+    window_M: Tensor
+    before_M: Tensor
+
+    def rows(self, part: slice, target_R: Tensor) -> Tensor:
+        """Items to leave out for some positions, int64 [R, T]; the target's own row where there is nothing."""
+        item_RT = self.item_BT[self.window_M[part]]
+        place_T = torch.arange(item_RT.shape[1], device=item_RT.device)
+        is_seen_RT = (place_T < self.before_M[part, None]) & (item_RT >= 0)
+        return torch.where(is_seen_RT, item_RT, target_R[:, None])
 
 
 def blockwise_cross_entropy(
@@ -16,6 +40,7 @@ def blockwise_cross_entropy(
     table_ND: Tensor,
     target_M: Tensor,
     *,
+    seen: Seen | None = None,
     block: int | None = None,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
@@ -29,7 +54,8 @@ def blockwise_cross_entropy(
         state_MD: float [M, D]; its format is that of the matrix products, sums are float32.
         table_ND: float [N, D].
         target_M: int64 [M], rows of `table_ND`.
-        block: rows per block; by default as many as keep the logits at 2**20 elements.
+        seen: leaves items out of each position's softmax, as recommending does; a target that was seen stays.
+        block: rows per block; by default as many as keep the logits at 2**20 elements, but at least 128.
 
     Raises:
         ValueError: no positions at all, or a target that is not a row of the table.
@@ -38,20 +64,26 @@ def blockwise_cross_entropy(
         raise ValueError("cross entropy of no positions")
     if int(target_M.min()) < 0 or int(target_M.max()) >= len(table_ND):
         raise ValueError(f"target {int(target_M.max())} is not a row of a table of {len(table_ND)} items")
-    rows = block or max(1, min(4096, _BLOCK_ELEMENTS // len(table_ND)))
+    rows = block or max(_FEWEST_ROWS, min(4096, _BLOCK_ELEMENTS // len(table_ND)))
     needs_gradient = torch.is_grad_enabled() and (state_MD.requires_grad or table_ND.requires_grad)
     device = state_MD.device.type
     if torch.is_autocast_enabled(device):
         state_MD = state_MD.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        total = _BlockwiseCrossEntropy.apply(state_MD, table_ND, target_M, rows, needs_gradient)
+        total = _BlockwiseCrossEntropy.apply(state_MD, table_ND, target_M, seen, rows, needs_gradient)
     return total / len(target_M) if reduction == "mean" else total
 
 
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, state_MD: Tensor, table_ND: Tensor, target_M: Tensor, rows: int, needs_gradient: bool
+        ctx: Any,
+        state_MD: Tensor,
+        table_ND: Tensor,
+        target_M: Tensor,
+        seen: Seen | None,
+        rows: int,
+        needs_gradient: bool,
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=state_MD.device)
         factor_ND = table_ND.to(state_MD.dtype)
@@ -59,14 +91,19 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
             d_state_MD = torch.empty_like(state_MD)
             d_table_ND = torch.zeros_like(table_ND, dtype=torch.float32)
         for begin in range(0, len(target_M), rows):
-            state_RD, target_R = state_MD[begin : begin + rows], target_M[begin : begin + rows]
-            log_share_RN = torch.log_softmax(state_RD @ factor_ND.T, dim=1, dtype=torch.float32)
+            part = slice(begin, begin + rows)
+            state_RD, target_R = state_MD[part], target_M[part]
+            logit_RN = state_RD @ factor_ND.T
+            if seen is not None:
+                logit_R1 = logit_RN.gather(1, target_R[:, None])
+                logit_RN.scatter_(1, seen.rows(part, target_R), -torch.inf).scatter_(1, target_R[:, None], logit_R1)
+            log_share_RN = torch.log_softmax(logit_RN, dim=1, dtype=torch.float32)
             total -= log_share_RN.gather(1, target_R[:, None]).sum()
             if needs_gradient:
                 d_logit_RN = log_share_RN.exp_()
                 d_logit_RN[torch.arange(len(target_R), device=target_R.device), target_R] -= 1.0
                 d_logit_RN = d_logit_RN.to(state_RD.dtype)
-                torch.mm(d_logit_RN, factor_ND, out=d_state_MD[begin : begin + rows])
+                torch.mm(d_logit_RN, factor_ND, out=d_state_MD[part])
                 d_table_ND += d_logit_RN.T @ state_RD
         if needs_gradient:
             ctx.save_for_backward(d_state_MD, d_table_ND.to(table_ND.dtype))
@@ -75,4 +112,4 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor | None, ...]:
         d_state_MD, d_table_ND = ctx.saved_tensors
-        return d_state_MD * d_loss[0], d_table_ND * d_loss[0], None, None, None
+        return d_state_MD * d_loss[0], d_table_ND * d_loss[0], None, None, None, None

@@ -107,6 +107,11 @@ class SequenceModel(PreTrainedModel):
         self.classifiers = nn.ModuleDict({name: nn.Linear(config.width, n) for name, n in config.classifiers.items()})
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **settings: Any) -> "SequenceModel":
+        """As in transformers, but from safetensors alone: transformers would fall back to a pickled file."""
+        return super().from_pretrained(*args, **{**settings, "use_safetensors": True})
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -3,18 +3,29 @@
 Shape legend: B windows, T items of the longest, R rows taken from the batch, M targets, D width, N token ids.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM, MASK
-from recolam.sequence.loss import blockwise_cross_entropy
+from recolam.sequence.loss import Seen, blockwise_cross_entropy
 from recolam.sequence.model import SequenceModel
 from recolam.sequence.ragged import Ragged
 from recolam.sequence.sampled import Negatives, sampled_cross_entropy
 from recolam.sequence.windows import Batch
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """What a target is judged against: all items, those that its window has not shown, or sampled ones."""
+
+    negatives: Negatives | None = None
+    are_unseen: bool = False
+
+
+ALL = Rivals()
 
 
 class Objective(Protocol):
@@ -41,11 +52,11 @@ class Objective(Protocol):
 class NextItem:
     """Cross entropy of each item given those before it (SASRec's objective with the full softmax).
 
-    negatives: judges against sampled items instead of all.
+    rivals: what a target is judged against.
     """
 
     weight: float = 1.0
-    negatives: Negatives | None = None
+    rivals: Rivals = ALL
     name: ClassVar[str] = "next"
 
     def targets(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -56,7 +67,8 @@ class NextItem:
         ragged = Ragged.of(batch.length_B, width=batch.item_BT.shape[1])
         table_ND = model.item_table()
         state_MD = model.states(batch.item_BT[:, :-1], ragged, time_BS=batch.time_BT, table_ND=table_ND)
-        return _cross_entropy_sum(state_MD, ragged, table_ND, batch.item_BT, is_target_BT, self.negatives)
+        seen = Seen(batch.item_BT - FIRST_ITEM, ragged.cell_M // ragged.width, ragged.position_M)
+        return _cross_entropy_sum(state_MD, ragged, table_ND, batch.item_BT, is_target_BT, seen, self.rivals)
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class MaskedItem:
 
     weight: float = 1.0
     share: float = 0.2
-    negatives: Negatives | None = None
+    rivals: Rivals = ALL
     name: ClassVar[str] = "masked"
 
     def targets(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -85,7 +97,9 @@ class MaskedItem:
         state_MD = model.states(hidden_BT, ragged, time_BS=time_BS, is_causal=False, table_ND=table_ND)
         on_item_BS = torch.nn.functional.pad(batch.item_BT, (1, 0))  # state t + 1 sits on item t
         is_target_BS = torch.nn.functional.pad(is_target_BT, (1, 0))
-        return _cross_entropy_sum(state_MD, ragged, table_ND, on_item_BS, is_target_BS, self.negatives)
+        window_M, all_M = ragged.cell_M // ragged.width, torch.full_like(ragged.cell_M, ragged.width)
+        seen = Seen(hidden_BT - FIRST_ITEM, window_M, all_M)
+        return _cross_entropy_sum(state_MD, ragged, table_ND, on_item_BS, is_target_BS, seen, self.rivals)
 
 
 def _cross_entropy_sum(
@@ -94,14 +108,17 @@ def _cross_entropy_sum(
     table_ND: Tensor,
     item_BS: Tensor,
     is_target_BS: Tensor,
-    negatives: Negatives | None,
+    seen: Seen,
+    rivals: Rivals,
 ) -> Tensor:
     is_target_M, item_M = ragged.pack(is_target_BS), ragged.pack(item_BS)
     if not bool(is_target_M.all()):
         state_MD, item_M = state_MD[is_target_M], item_M[is_target_M]
+        seen = replace(seen, window_M=seen.window_M[is_target_M], before_M=seen.before_M[is_target_M])
     if len(item_M) == 0:
         return state_MD.sum() * 0.0
     table_ND, target_M = table_ND[FIRST_ITEM:], item_M - FIRST_ITEM
-    if negatives is not None:
-        return sampled_cross_entropy(state_MD, table_ND, target_M, negatives=negatives, reduction="sum")
-    return blockwise_cross_entropy(state_MD, table_ND, target_M, reduction="sum")
+    if rivals.negatives is not None:
+        return sampled_cross_entropy(state_MD, table_ND, target_M, negatives=rivals.negatives, reduction="sum")
+    kept = seen if rivals.are_unseen else None
+    return blockwise_cross_entropy(state_MD, table_ND, target_M, seen=kept, reduction="sum")

@@ -27,7 +27,7 @@ from recolam.sequence.freezing import frozen
 from recolam.sequence.gradients import BatchGradient
 from recolam.sequence.heads import Classify, classification_report, with_tasks
 from recolam.sequence.model import SequenceModel
-from recolam.sequence.objectives import MaskedItem, NextItem, Objective
+from recolam.sequence.objectives import MaskedItem, NextItem, Objective, Rivals
 from recolam.sequence.precision import autocast, resolve_precision
 from recolam.sequence.ranking import ndcg, rank_targets
 from recolam.sequence.sampled import Negatives, popularity_proposal
@@ -104,9 +104,10 @@ def item_objectives(config: TrainingConfig, dataset: TokenisedDataset, device: t
     if config.negatives:
         proposal_N = popularity_proposal(torch.from_numpy(dataset.item_count_V[FIRST_ITEM:]))
         negatives = Negatives(config.negatives, proposal_N.to(device))
+    rivals = Rivals(negatives, config.exclude_seen)
     both: list[Objective] = [
-        NextItem(config.next_weight, negatives),
-        MaskedItem(config.masked_weight, config.mask_share, negatives),
+        NextItem(config.next_weight, rivals),
+        MaskedItem(config.masked_weight, config.mask_share, rivals),
     ]
     return [objective for objective in both if objective.weight > 0 and config.trains_items]
 

@@ -81,7 +81,7 @@ def _attend_ragged(projected_M3HC: Tensor, ragged: Ragged, turn_SC: Tensor, *, i
         rotate(query_MHC, turn_M1C), rotate(key_MHC, turn_M1C), value_MHC.contiguous(), ragged.offset_B1,
         ragged.offset_B1, ragged.width, ragged.width, window_size=(-1, 0) if is_causal else (-1, -1),
     )  # fmt: skip
-    return mixed_MHC.flatten(1)
+    return mixed_MHC.flatten(1)  # type: ignore[union-attr]  # one tensor: no auxiliary output was asked for
 
 
 def rotations(length: int, channels: int, *, like: Tensor) -> Tensor:

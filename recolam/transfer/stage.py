@@ -1,6 +1,6 @@
 """Tunes the slate policy for a second domain, beside a model trained there from scratch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -83,8 +83,9 @@ def _scratch(
         torch.manual_seed(derive(context.seed, "scratch"))
         model = SequenceModel(SequenceConfig(**{**like.to_dict(), "tokens": dataset.tokens}))
     model.item_text.copy_(text_VF)
+    training = replace(config.training, freeze="none")  # what is frozen here has learnt nothing before
     train_sequence_model(
-        model, dataset, config.training, seed=derive(context.seed, "scratch"), scratch=context.scratch / "scratch",
+        model, dataset, training, seed=derive(context.seed, "scratch"), scratch=context.scratch / "scratch",
         label="transfer, scratch",
     )  # fmt: skip
     return model

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recolam.contracts.config import merged
 from recolam.errors import ConfigError
 
 Value = bool | int | float | str | None
@@ -79,14 +80,12 @@ def check_space(space: Space, make: Callable[[Mapping[str, Any]], Any], *, where
 
 def over(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """`extra` over `base` at every depth; in `extra`, a key with dots stands for nested ones."""
-    merged = dict(base)
+    nested: dict[str, Any] = {}
     for key, value in extra.items():
-        first, _, rest = key.partition(".")
-        value = {rest: value} if rest else value
-        below = merged.get(first)
-        is_nested = isinstance(value, Mapping)
-        merged[first] = over(below if isinstance(below, Mapping) else {}, value) if is_nested else value
-    return merged
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = merged(nested, value)
+    return merged(base, nested)
 
 
 def space_json(space: Space) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,10 +165,11 @@ def json_path(plan: pipeline.Plan, slot: str) -> Path:
 @pytest.mark.slow
 def test_the_command_makes_one_artifact(features: Artifact, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"dropout": 0.0, "training": {"epochs": 2, "precision": "float32"}}')
-    command: Callable[[str], list[str]] = lambda home: [  # noqa: E731
-        "-m", "recolam", "pretrain", "--preset", "tiny", "--input", f"features={features.path}",
-        "--config", str(tmp_path / "settings.json"), "--home", str(tmp_path / home),
-    ]  # fmt: skip
+
+    def command(home: str) -> list[str]:
+        options = ["--input", f"features={features.path}", "--config", str(tmp_path / "settings.json")]
+        return ["-m", "recolam", "pretrain", "--preset", "tiny", *options, "--home", str(tmp_path / home)]
+
     one, two = python(*command("one")), python(*TORCHRUN, *command("two"))
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     made = [open_artifact(done.stdout.removesuffix("\n"), stage="pretrain") for done in (one, two)]  # one line each
@@ -179,11 +181,8 @@ def test_the_command_makes_one_artifact(features: Artifact, tmp_path: Path) -> N
     for name in curves[0]:
         np.testing.assert_allclose(curves[1][name], curves[0][name], rtol=1e-4)
     assert two.stderr.count("== pretrain\n") == 1
-    runs = subprocess.run(
-        ["sqlite3", str(tmp_path / "two" / "mlruns" / "mlflow.db"), "select count(*) from runs"],
-        capture_output=True, text=True, check=False,
-    ) if shutil.which("sqlite3") else None  # fmt: skip
-    assert runs is None or runs.stdout.strip() == "1"
+    with closing(sqlite3.connect(tmp_path / "two" / "mlruns" / "mlflow.db")) as database:
+        assert database.execute("select count(*) from runs").fetchone() == (1,)
 
     again = python(*TORCHRUN, *command("two"))
     assert (again.returncode, again.stdout) == (0, two.stdout), again.stderr

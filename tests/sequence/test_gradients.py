@@ -9,7 +9,7 @@ from torch import Tensor
 from recolam.errors import ConfigError
 from recolam.sequence.gradients import BatchGradient, is_out_of_memory
 from recolam.sequence.model import SequenceConfig, SequenceModel
-from recolam.sequence.objectives import MaskedItem, NextItem, Objective
+from recolam.sequence.objectives import MaskedItem, NextItem, Objective, Rivals
 from recolam.sequence.windows import Batch, batches, training_windows
 from tests.planted import noise_dataset
 
@@ -54,6 +54,26 @@ def test_the_loss_is_the_mean_over_targets_by_hand() -> None:
                 total -= float(torch.log_softmax(logit, 0)[one.item_BT[row, t] - 3])
                 count += 1
     assert loss == pytest.approx(2 * total / count, rel=1e-5)
+
+
+def test_unseen_rivals_by_hand() -> None:
+    made, one = model(), batch()
+    unseen = Rivals(are_unseen=True)
+    for objective, is_causal in ((NextItem(1.0, unseen), True), (MaskedItem(1.0, 0.5, unseen), False)):
+        loss = BatchGradient([objective], device=CPU, dtype=torch.float32)(made, made, one, seed=0)
+        is_target_BT = objective.targets(one, torch.Generator().manual_seed(0))
+        losses = []
+        with torch.no_grad():
+            for row, length in enumerate(one.length_B.tolist()):
+                item_T = one.item_BT[row, :length]
+                shown_T = item_T if is_causal else item_T.masked_fill(is_target_BT[row, :length], 1)
+                states = made(shown_T[None], is_causal=is_causal)[0]
+                for t in is_target_BT[row, :length].nonzero()[:, 0].tolist():
+                    logit = (states[t] if is_causal else states[t + 1]) @ made.item_vectors.weight.T
+                    visible = set((item_T[:t] if is_causal else shown_T).tolist()) - {int(item_T[t])}
+                    logit[sorted(visible | {0, 1, 2})] = -torch.inf
+                    losses.append(-float(torch.log_softmax(logit, 0)[item_T[t]]))
+        assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from recolam.errors import ConfigError, DataError
 from recolam.features.config import FeaturesConfig
 from recolam.features.tokenise import tokenise
 from recolam.pretrain.stage import PretrainConfig, new_model
+from recolam.sequence import training
 from recolam.sequence.config import TrainingConfig
 from recolam.sequence.gradients import BatchGradient
 from recolam.sequence.heads import Classify, area_under_curve, classification_report, labels_of, with_tasks
@@ -94,6 +95,40 @@ def test_without_items_the_tasks_choose_the_weights(tmp_path: Path) -> None:
     assert report["log_loss"] == pytest.approx(min(losses), abs=0.01)
     assert state.best_score == pytest.approx(math.exp(-min(losses)))
     assert len({value for _, value in state.curves["validation_ndcg10"]}) == 1
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_with_tasks_and_negatives_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = noise_dataset(users=40, items=8, length=6)
+    dataset = with_types(dataset, dataset.event_item_E % 2)
+    settings = {
+        "epochs": 3,
+        "tasks": {"event_type": 1.0},
+        "negatives": 5,
+        "freeze": "embeddings",
+        "checkpoint_every": 2,
+    }
+    whole, state = trained(dataset, tmp_path / "whole", **settings)
+    step, calls = training._Trainer._step, iter(range(99))
+
+    def killed(self: training._Trainer, *batch: object) -> float:
+        if next(calls) == 5:
+            raise Killed
+        return step(self, *batch)
+
+    monkeypatch.setattr(training._Trainer, "_step", killed)
+    with pytest.raises(Killed):
+        trained(dataset, tmp_path / "broken", **settings)
+    resumed, again = trained(dataset, tmp_path / "broken", **settings)
+    assert again.step == state.step == 9
+    assert again.curves == state.curves
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_loss_is_that_of_plain_cross_entropy_event_by_event() -> None:

@@ -134,7 +134,7 @@ def test_the_proposal_follows_the_train_counts() -> None:
     dataset = cyclic_dataset(users=20)
     objectives = item_objectives(TrainingConfig(negatives=7, masked_weight=1.0), dataset, torch.device("cpu"))
     for objective in objectives:
-        assert objective.negatives.count == 7
+        assert objective.rivals.negatives.count == 7
         share_N = (dataset.item_count_V[FIRST_ITEM:] + 1.0) ** 0.75
         torch.testing.assert_close(objective.negatives.proposal_N, torch.from_numpy(share_N / share_N.sum()).float())
     assert all(o.negatives is None for o in item_objectives(TrainingConfig(), dataset, torch.device("cpu")))

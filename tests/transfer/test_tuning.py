@@ -7,9 +7,9 @@ import torch
 from recolam.contracts.dataset import FIRST_ITEM, TokenisedDataset
 from recolam.errors import ConfigError, DataError
 from recolam.pretrain.stage import PretrainConfig, new_model
+from recolam.sequence.config import TrainingConfig
 from recolam.sequence.model import SequenceModel
 from recolam.sequence.ranking import ndcg, rank_targets
-from recolam.sequence.config import TrainingConfig
 from recolam.sequence.training import train_sequence_model
 from recolam.sequence.vocabulary import with_vocabulary
 from recolam.transfer.tuning import tune
@@ -79,7 +79,7 @@ def test_each_method_changes_what_it_may(tmp_path: Path, method: str, touches_bl
 def test_lora_updates_are_of_low_rank(tmp_path: Path) -> None:
     dataset = cyclic_dataset(users=60)
     model = source_model(dataset)
-    name = "backbone.h.0.mlp.c_fc.weight"
+    name = "backbone.blocks.0.perceptron_in.weight"
     before = model.state_dict()[name].clone()
     update = tune("lora", model, dataset, TRAINING, rank=2, seed=0, scratch=tmp_path).state_dict()[name] - before
     assert int(torch.linalg.matrix_rank(update, atol=1e-5)) == 2

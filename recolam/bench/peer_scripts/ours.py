@@ -16,7 +16,7 @@ def build(task: Task) -> tuple[TokenisedDataset, TrainingConfig, SequenceModel]:
         epochs=settings["epochs"], batch_size=settings["batch_size"], max_len=settings["max_len"],
         learning_rate=settings["learning_rate"], next_weight=1.0, masked_weight=0.0, last_window_only=True,
         validation_queries=0, patience=settings["epochs"] + 1, checkpoint_every=10**9, device=settings["device"],
-        precision=settings["precision"],
+        precision=settings["precision"], warmup_steps=1,  # the peers have no warm-up either
     )  # fmt: skip
     sizes = PretrainConfig(
         width=settings["dim"], blocks=settings["blocks"], heads=settings["heads"], dropout=settings["dropout"],
