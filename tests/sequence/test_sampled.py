@@ -136,7 +136,9 @@ def test_the_proposal_follows_the_train_counts() -> None:
     for objective in objectives:
         assert objective.rivals.negatives.count == 7
         share_N = (dataset.item_count_V[FIRST_ITEM:] + 1.0) ** 0.75
-        torch.testing.assert_close(objective.rivals.negatives.proposal_N, torch.from_numpy(share_N / share_N.sum()).float())
+        torch.testing.assert_close(
+            objective.rivals.negatives.proposal_N, torch.from_numpy(share_N / share_N.sum()).float()
+        )
     assert all(o.rivals.negatives is None for o in item_objectives(TrainingConfig(), dataset, torch.device("cpu")))
 
 
