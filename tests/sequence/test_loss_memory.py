@@ -51,13 +51,13 @@ def test_the_exact_loss_never_holds_all_logits() -> None:
     tokens, items, width = 4000, 200_000, 32
     found = measured(tokens=tokens, items=items, width=width)
     assert found["gradient"] > 0
-    assert found["growth"] < tokens * items * 4 / 10
+    assert found["growth"] < 2 * tokens * items * 4 / 10  # a dense loss holds the logits and their gradient
 
 
 def test_the_measurement_sees_a_dense_loss() -> None:
-    dense, ours = (measured(tokens=400, items=50_000, width=8, is_dense=is_dense) for is_dense in (True, False))
-    logits = 400 * 50_000 * 4
+    dense, ours = (measured(tokens=2000, items=50_000, width=8, is_dense=is_dense) for is_dense in (True, False))
+    logits = 2000 * 50_000 * 4
     assert dense["growth"] > 1.9 * logits
-    assert ours["growth"] < logits / 2
+    assert ours["growth"] < logits / 4
     assert ours["loss"] == pytest.approx(dense["loss"], rel=1e-5)
     assert ours["gradient"] == pytest.approx(dense["gradient"], rel=1e-4)
