@@ -98,6 +98,7 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                 logit_R1 = logit_RN.gather(1, target_R[:, None])
                 logit_RN.scatter_(1, seen.rows(part, target_R), -torch.inf).scatter_(1, target_R[:, None], logit_R1)
             log_share_RN = torch.log_softmax(logit_RN, dim=1, dtype=torch.float32)
+            del logit_RN  # as large as the shares: one block less at the peak
             total -= log_share_RN.gather(1, target_R[:, None]).sum()
             if needs_gradient:
                 d_logit_RN = log_share_RN.exp_()

@@ -58,6 +58,6 @@ def test_the_measurement_sees_a_dense_loss() -> None:
     dense, ours = (measured(tokens=2000, items=50_000, width=8, is_dense=is_dense) for is_dense in (True, False))
     logits = 2000 * 50_000 * 4
     assert dense["growth"] > 1.9 * logits
-    assert ours["growth"] < logits / 4
+    assert ours["growth"] < logits / 2
     assert ours["loss"] == pytest.approx(dense["loss"], rel=1e-5)
     assert ours["gradient"] == pytest.approx(dense["gradient"], rel=1e-4)
