@@ -99,9 +99,9 @@ SEQUENCE: dict[str, dict[str, Any]] = {
         "training": {**_RANKER, "epochs": 30, "batch_size": 32, "max_len": 200, "validation_queries": 10_000},
     },
     "sparse": {
-        "width": 128, "blocks": 2, "heads": 2, "dropout": 0.5, "use_text": False,
+        "width": 256, "blocks": 2, "heads": 2, "dropout": 0.5,
         "training": {
-            **_RANKER, "epochs": 24, "batch_size": 64, "max_len": 50, "weight_decay": 0.1,
+            **_RANKER, "epochs": 12, "batch_size": 128, "max_len": 50, "weight_decay": 0.1,
             "validation_queries": 30_000,
         },
     },
