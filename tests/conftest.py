@@ -76,6 +76,16 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database; copied, it spares every test the migration."""
+    from recolam.tracking import client
+
+    home = Home(tmp_path_factory.mktemp("migrated"))
+    client(home)
+    return home.mlruns / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """`recolam run --preset tiny` on the demo world, by the console script, in a home with spaces in its path.
 

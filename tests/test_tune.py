@@ -25,8 +25,9 @@ from recolam.tune.pretrain import DEFAULT_SPACE, pretrain_objective
 from recolam.tune.space import Choice, Range, check_space, over, parse_space
 from recolam.tune.study import Report, SearchConfig, search
 from tests.conftest import Outcome
+from tests.databases import home_with_database
 from tests.planted import cyclic_dataset
-from tests.tuning import STEPS, climb, height, new_home
+from tests.tuning import STEPS, climb, height
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"width": 16, "blocks": 1, "heads": 1, "dropout": 0.1, "training": {
@@ -34,17 +35,9 @@ TINY = {"width": 16, "blocks": 1, "heads": 1, "dropout": 0.1, "training": {
 }}  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database; copied, it spares every test the migration."""
-    home = Home(tmp_path_factory.mktemp("migrated"))
-    client(home)
-    return home.mlruns / "mlflow.db"
-
-
 @pytest.fixture
 def home(tmp_path: Path, migrated: Path) -> Home:
-    return new_home(tmp_path / "home", migrated)
+    return home_with_database(tmp_path / "home", migrated)
 
 
 def trials_of(home: Home, study: str = "toy") -> list[optuna.trial.FrozenTrial]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from recolam.contracts.home import Home
 from recolam.tracking import safe_mlflow
 from recolam.tune.space import parse_space
 from recolam.tune.study import Report, SearchConfig, SearchResult, search
+from tests.databases import home_with_database
 
 SPACE = parse_space(
     {"x": {"low": -5, "high": 5}, "n": {"low": 0, "high": 9, "int": True}, "c": ["a", "b"]}, where="test"
@@ -31,14 +31,6 @@ def height(values: Mapping[str, Any], report: Report) -> float:
 def climb(home: Home, *, trials: int, objective: Any = height, **settings: Any) -> SearchResult:
     config = SearchConfig(**{"trials": trials, "pruning_trials": 2, "pruning_steps": 2, **settings})
     return search(objective, SPACE, config, study="toy", home=home, identity={"of": "toy"}, metric="height")
-
-
-def new_home(root: Path, migrated: Path) -> Home:
-    """A home with a copy of an empty MLflow database."""
-    home = Home(root)
-    home.mlruns.mkdir(parents=True)
-    shutil.copy(migrated, home.mlruns / "mlflow.db")
-    return home
 
 
 def _killed_at(home: Home, moment: int, *, trials: int) -> None:
@@ -64,7 +56,7 @@ def main(root: str, migrated: str, trials: str, moments: str) -> None:
 
     codes = []
     for moment in json.loads(moments):
-        home = new_home(Path(root) / str(moment), Path(migrated))
+        home = home_with_database(Path(root) / str(moment), Path(migrated))
         pid = os.fork()
         if pid == 0:
             try:

@@ -1,9 +1,7 @@
 """A tiny real policy, evaluations of it, and homes with a migrated MLflow database."""
 
 import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from recolam.policy.agent import SlateAgent
 from recolam.register.model import log_policy
 from recolam.sequence.model import SequenceConfig, SequenceModel
 from recolam.tracking import client, safe_mlflow, track_stage
+from tests.databases import home_with_database
 
 safe_mlflow()  # its switches must be set before a test file imports mlflow
 ITEMS = [f"item-{number}" for number in range(12)]
@@ -68,25 +67,9 @@ def policies(tmp_path_factory: pytest.TempPathFactory, make_policy: Callable[...
     return [make_policy(folder / f"policy-{seed}", seed=seed) for seed in range(3)]
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database; copied, it spares every test the migration."""
-    home = Home(tmp_path_factory.mktemp("migrated"))
-    client(home)
-    return home.mlruns / "mlflow.db"
-
-
 @pytest.fixture
 def home(tmp_path: Path, migrated: Path) -> Home:
-    return _home(tmp_path / "home", migrated)
-
-
-def _home(root: Path, migrated: Path) -> Home:
-    home = Home(root)
-    home.mlruns.mkdir(parents=True)
-    with closing(sqlite3.connect(migrated)) as source, closing(sqlite3.connect(home.mlruns / "mlflow.db")) as target:
-        source.backup(target)
-    return home
+    return home_with_database(tmp_path / "home", migrated)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +77,7 @@ def logged_folders(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path, policies: list[Artifact]
 ) -> dict[str, Path]:
     """The folder of each policy's logged MLflow model, by policy digest; read-only for tests."""
-    home = _home(tmp_path_factory.mktemp("logged") / "home", migrated)
+    home = home_with_database(tmp_path_factory.mktemp("logged") / "home", migrated)
     folders = {}
     for policy in policies:
         uri = log_policy(home, policy, run_id=track_stage(home, policy))
