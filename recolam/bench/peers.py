@@ -88,7 +88,7 @@ def measure(name: str, *, python: Path, task: Path, out: Path) -> Result:
     out.mkdir(parents=True)
     settings = json.loads((task / "settings.json").read_text())
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(settings["threads"])}
+    environment |= {"OMP_NUM_THREADS": str(settings["threads"])}
     command = [str(python), str(SCRIPTS / f"run_{name}.py"), str(task), str(out)]
     done = _run(command, environment)
     if done.returncode:

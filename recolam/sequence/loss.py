@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-_BLOCK_ELEMENTS = 2**20  # logits of one block stay in the cache of a small CPU
+_BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}  # logits of one block: what a small CPU's cache holds; enough for a GPU
+_FAINT = -60.0  # below, a probability nears the end of its format
 _FEWEST_ROWS = 128  # below, reading the table anew for every block costs more than the products
 
 
@@ -55,7 +56,7 @@ def blockwise_cross_entropy(
         table_ND: float [N, D].
         target_M: int64 [M], rows of `table_ND`.
         seen: leaves items out of each position's softmax, as recommending does; a target that was seen stays.
-        block: rows per block; by default as many as keep the logits at 2**20 elements, but at least 128.
+        block: rows per block; by default 128, or as many as keep the logits below 2**20 elements (2**26 on a GPU).
 
     Raises:
         ValueError: no positions at all, or a target that is not a row of the table.
@@ -64,9 +65,10 @@ def blockwise_cross_entropy(
         raise ValueError("cross entropy of no positions")
     if int(target_M.min()) < 0 or int(target_M.max()) >= len(table_ND):
         raise ValueError(f"target {int(target_M.max())} is not a row of a table of {len(table_ND)} items")
-    rows = block or max(_FEWEST_ROWS, min(4096, _BLOCK_ELEMENTS // len(table_ND)))
     needs_gradient = torch.is_grad_enabled() and (state_MD.requires_grad or table_ND.requires_grad)
     device = state_MD.device.type
+    elements = _BLOCK_ELEMENTS.get(device, _BLOCK_ELEMENTS["cpu"])
+    rows = block or max(_FEWEST_ROWS, min(4096, elements // len(table_ND)))
     if torch.is_autocast_enabled(device):
         state_MD = state_MD.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
@@ -97,13 +99,12 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
             if seen is not None:
                 logit_R1 = logit_RN.gather(1, target_R[:, None])
                 logit_RN.scatter_(1, seen.rows(part, target_R), -torch.inf).scatter_(1, target_R[:, None], logit_R1)
-            log_share_RN = torch.log_softmax(logit_RN, dim=1, dtype=torch.float32)
+            share_RN = torch.softmax(logit_RN, dim=1)  # sums in float32 whatever the format
+            total -= _log_share(share_RN, logit_RN, target_R).sum()
             del logit_RN  # as large as the shares: one block less at the peak
-            total -= log_share_RN.gather(1, target_R[:, None]).sum()
             if needs_gradient:
-                d_logit_RN = log_share_RN.exp_()
+                d_logit_RN = share_RN
                 d_logit_RN[torch.arange(len(target_R), device=target_R.device), target_R] -= 1.0
-                d_logit_RN = d_logit_RN.to(state_RD.dtype)
                 torch.mm(d_logit_RN, factor_ND, out=d_state_MD[part])
                 d_table_ND += d_logit_RN.T @ state_RD
         if needs_gradient:
@@ -114,3 +115,13 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor | None, ...]:
         d_state_MD, d_table_ND = ctx.saved_tensors
         return d_state_MD * d_loss[0], d_table_ND * d_loss[0], None, None, None, None
+
+
+def _log_share(share_RN: Tensor, logit_RN: Tensor, target_R: Tensor) -> Tensor:
+    """Log-probability of each row's target, float32 [R]; a second softmax only where a share is too small."""
+    log_share_R = share_RN.gather(1, target_R[:, None])[:, 0].float().log()
+    faint_R = log_share_R < _FAINT
+    if bool(faint_R.any()):
+        log_share_FN = torch.log_softmax(logit_RN[faint_R], dim=1, dtype=torch.float32)
+        log_share_R[faint_R] = log_share_FN.gather(1, target_R[faint_R, None])[:, 0]
+    return log_share_R

@@ -48,6 +48,19 @@ def test_seen_items_do_not_compete(block: int | None) -> None:
         assert float((mine - reference).norm() / reference.norm()) < 1e-5
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_target_without_a_share_has_a_finite_loss(kind: torch.dtype) -> None:
+    """exp(-300) is zero in either format."""
+    state_MD = torch.tensor([[300.0], [1.0]], dtype=kind, requires_grad=True)
+    table_ND = torch.tensor([[0.0], [1.0], [1.0]])
+    ours = blockwise_cross_entropy(state_MD, table_ND, torch.tensor([0, 0]), reduction="sum")
+    dense = torch.nn.functional.cross_entropy(state_MD.float() @ table_ND.T, torch.tensor([0, 0]), reduction="sum")
+    assert float(ours.detach()) == pytest.approx(float(dense.detach()), rel=1e-4)
+    ours.backward()
+    assert state_MD.grad is not None
+    assert float(state_MD.grad[0]) == pytest.approx(1.0)
+
+
 class Largest(TorchDispatchMode):
     """Remembers the most elements that any operation returned."""
 

@@ -33,9 +33,9 @@ def trained(dataset: TokenisedDataset, config: TrainingConfig, scratch: Path) ->
 @pytest.mark.parametrize(("next_weight", "masked_weight"), [(1.0, 0.0), (0.0, 1.0), (1.0, 0.5)])
 def test_a_planted_source_is_learnt(tmp_path: Path, next_weight: float, masked_weight: float) -> None:
     dataset = cyclic_dataset(users=300)
-    config = dataclasses.replace(CONFIG, epochs=15, next_weight=next_weight, masked_weight=masked_weight, patience=3)
+    config = dataclasses.replace(CONFIG, epochs=15, next_weight=next_weight, masked_weight=masked_weight)
     model = trained(dataset, config, tmp_path)
-    assert ndcg(rank_targets(model, dataset, dataset.test_event_Q, max_len=12).rank_Q, k=10) > 0.95
+    assert ndcg(rank_targets(model, dataset, dataset.test_event_Q, max_len=12).rank_Q, k=10) > 0.85
 
 
 def test_noise_stays_at_chance(tmp_path: Path) -> None:
