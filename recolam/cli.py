@@ -125,7 +125,7 @@ def recommend(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="pretrain, simulate, quality or objectives.")],
+    name: Annotated[str, typer.Argument(help="pretrain, simulate, quality, objectives or grow.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
     """Measure: one JSON line on stdout. Options by benchmark, each with a value:
@@ -143,6 +143,9 @@ def bench(
 
     **objectives** (next item, masked item, or their sum): --data A,B,C and, as above, --protocol --ties --seeds
     --preset --config --workers --home.
+
+    **grow** (what old items lose when the catalogue grows by a fifth and the model stays): --data --seeds --preset
+    --config.
     """
     from recolam import bench as benches  # torch takes seconds to import
 

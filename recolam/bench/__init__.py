@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from recolam.bench.grow import GrowBench, grow
 from recolam.bench.objectives import ObjectivesBench, objectives
 from recolam.bench.pretrain import PretrainBench, pretrain
 from recolam.bench.quality import QualityBench, quality
@@ -18,6 +19,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "simulate": (SimulateBench, simulate),
     "quality": (QualityBench, quality),
     "objectives": (ObjectivesBench, objectives),
+    "grow": (GrowBench, grow),
 }
 NAMES = tuple(_BENCHES)
 
