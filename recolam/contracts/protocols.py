@@ -30,7 +30,8 @@ class StepResult:
 
     Attributes:
         observation: what may be seen next.
-        choice_B: position clicked in the slate, -1 for none; int64.
+        choice_B: first position clicked in the slate, -1 for none; int64.
+        is_clicked_BK: every position clicked.
         reward_B: the reward, 0 for users whose session had ended before.
         terminated_B: True where the user left (an end of the world's making).
         truncated_B: True where the horizon cut the session (the value beyond it is not zero).
@@ -38,6 +39,7 @@ class StepResult:
 
     observation: Observation
     choice_B: "Tensor"
+    is_clicked_BK: "Tensor"
     reward_B: "Tensor"
     terminated_B: "Tensor"
     truncated_B: "Tensor"

@@ -72,6 +72,7 @@ class SimulatedUsers:
         return StepResult(
             observation=self._observe(),
             choice_B=response.get("choice"),
+            is_clicked_BK=response.get("is_clicked"),
             reward_B=response.get("reward"),
             terminated_B=was_active_B & ~is_active_B,
             truncated_B=is_active_B & (state.get("step") >= self.horizon),

@@ -141,10 +141,14 @@ class FittedUsers:
         return {"choice": choice_B, "reward": reward_B, "is_leaving": draw_B < leaving_B}
 
     @torch.no_grad()
-    def next_state(self, state: Value, slate_BK: Tensor, response: Value) -> Mapping[str, Tensor]:
-        following = common_next(state, slate_BK, response)
+    def next_state(
+        self, state: Value, slate_BK: Tensor, response: Value, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        choice_B1 = response.get("choice")[:, None]
+        chosen_B1 = slate_BK.gather(1, choice_B1.clamp(min=0))
+        following = common_next(state, chosen_B1, choice_B1 >= 0, response)
         taste_BD = state.get("taste").clone()
-        is_clicked_B = response.get("choice") >= 0  # only a click changes what the encoder reads
+        is_clicked_B = choice_B1[:, 0] >= 0  # only a click changes what the encoder reads
         if bool(is_clicked_B.any()):
             taste_BD[is_clicked_B] = self.encoder.last_state(
                 following["history"][is_clicked_B], following["length"][is_clicked_B]

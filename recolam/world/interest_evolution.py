@@ -109,7 +109,9 @@ class InterestEvolutionUsers:
         left_B = self._next_budget(state.get("budget"), choice_B, chosen_B) <= 0
         return {"choice": choice_B, "reward": reward_B, "is_leaving": left_B}
 
-    def next_state(self, state: Value, slate_BK: Tensor, response: Value) -> Mapping[str, Tensor]:
+    def next_state(
+        self, state: Value, slate_BK: Tensor, response: Value, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
         choice_B, interest_BZ = response.get("choice"), state.get("interest")
         chosen_B = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
         pull_B1 = (self.config.interest_step * self.corpus.quality_N[chosen_B])[:, None]
@@ -120,7 +122,7 @@ class InterestEvolutionUsers:
         budget_B = torch.where(
             state.get("is_active"), self._next_budget(state.get("budget"), choice_B, chosen_B), state.get("budget")
         )
-        return common_next(state, slate_BK, response) | {
+        return common_next(state, chosen_B[:, None], is_clicked_B[:, None], response) | {
             "interest": torch.where(is_clicked_B[:, None], squashed_BZ, interest_BZ),
             "budget": budget_B,
         }

@@ -32,9 +32,12 @@ class UserModel(Protocol):
     def initial_state(self, generator: torch.Generator, users: int) -> Mapping[str, Tensor]: ...
 
     def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """choice int64 [B] (-1 for none), reward float [B], is_leaving bool [B]; for active users."""
+        """For active users: reward float [B], is_leaving bool [B], and what was clicked: choice int64 [B] (a position,
+        -1 for none) where one item is chosen at most, is_clicked bool [B, K] where several may be."""
 
-    def next_state(self, state: Value, slate_BK: Tensor, response: Value) -> Mapping[str, Tensor]: ...
+    def next_state(
+        self, state: Value, slate_BK: Tensor, response: Value, generator: torch.Generator
+    ) -> Mapping[str, Tensor]: ...
 
     def greedy_slate(self, state: Value) -> Tensor:
         """The slate of largest expected immediate reward, knowing the true state; int64 [B, K]."""
@@ -50,20 +53,23 @@ def build_network(
     response = variable.Variable(
         name=RESPONSE,
         spec=variable.ValueSpec(
-            choice=TensorSpec(dtype=torch.int64), reward=TensorSpec(), is_leaving=TensorSpec(dtype=torch.bool)
+            choice=TensorSpec(dtype=torch.int64),
+            is_clicked=TensorSpec(shape=(users.slate_size,), dtype=torch.bool),
+            reward=TensorSpec(),
+            is_leaving=TensorSpec(dtype=torch.bool),
         ),
     )
     state.initial_value = variable.value(lambda: Value(**users.initial_state(generator, batch)))
     slate.initial_value = variable.value(
         lambda now: Value(items=torch.zeros(batch, users.slate_size, dtype=torch.int64, device=_device(now))), (state,)
     )
-    response.initial_value = variable.value(lambda now: _silence(batch, _device(now)), (state,))
+    response.initial_value = variable.value(lambda now: _silence(batch, users.slate_size, _device(now)), (state,))
     slate.value = variable.value(lambda before: Value(items=recommender(before)), (state.previous,))
     response.value = variable.value(
         lambda before, shown: _respond(users, before, shown.get("items"), generator), (state.previous, slate)
     )
     state.value = variable.value(
-        lambda before, shown, answer: Value(**users.next_state(before, shown.get("items"), answer)),
+        lambda before, shown, answer: Value(**users.next_state(before, shown.get("items"), answer, generator)),
         (state.previous, slate, response),
     )
     return network.Network(variables=[state, slate, response])
@@ -73,16 +79,29 @@ def _respond(users: UserModel, state: Value, slate_BK: Tensor, generator: torch.
     """The response of active users; those who left choose nothing and earn nothing."""
     answer = users.respond(state, slate_BK, generator)
     is_active_B = state.get("is_active")
+    if "is_clicked" in answer:
+        is_clicked_BK = answer["is_clicked"] & is_active_B[:, None]
+        choice_B = first_clicked(is_clicked_BK)
+    else:
+        choice_B = answer["choice"].where(is_active_B, -1)
+        is_clicked_BK = choice_B[:, None] == torch.arange(slate_BK.shape[1], device=slate_BK.device)
     return Value(
-        choice=answer["choice"].where(is_active_B, -1),
+        choice=choice_B,
+        is_clicked=is_clicked_BK,
         reward=answer["reward"].where(is_active_B, 0.0),
         is_leaving=answer["is_leaving"] & is_active_B,
     )
 
 
-def _silence(batch: int, device: torch.device) -> Value:
+def first_clicked(is_clicked_BK: Tensor) -> Tensor:
+    """The first position clicked, int64 [B]; -1 where there is none."""
+    return is_clicked_BK.int().argmax(dim=1).where(is_clicked_BK.any(dim=1), -1)
+
+
+def _silence(batch: int, slate_size: int, device: torch.device) -> Value:
     return Value(
         choice=torch.full((batch,), -1, device=device),
+        is_clicked=torch.zeros(batch, slate_size, dtype=torch.bool, device=device),
         reward=torch.zeros(batch, device=device),
         is_leaving=torch.zeros(batch, dtype=torch.bool, device=device),
     )
@@ -111,23 +130,38 @@ def common_initial(history_BT: Tensor, length_B: Tensor) -> dict[str, Tensor]:
     }
 
 
-def common_next(state: Value, slate_BK: Tensor, response: Value) -> dict[str, Tensor]:
-    """Appends what was chosen to the history (the oldest item falls out of a full one) and notes who left."""
-    choice_B, history_BT, length_B = response.get("choice"), state.get("history"), state.get("length")
-    is_clicked_B = choice_B >= 0
-    capacity = history_BT.shape[1]
-    is_full_B = is_clicked_B & (length_B == capacity)
-    history_BT = torch.where(is_full_B[:, None], history_BT.roll(-1, dims=1), history_BT)
-    place_B = torch.where(is_full_B, capacity - 1, length_B.clamp(max=capacity - 1))
-    chosen_B = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
-    is_place_BT = torch.arange(capacity, device=history_BT.device)[None] == place_B[:, None]
+def common_next(state: Value, item_BJ: Tensor, is_clicked_BJ: Tensor, response: Value) -> dict[str, Tensor]:
+    """Appends what was clicked to the history and notes who left.
+
+    Args:
+        item_BJ: tokens that may have been clicked: the slate, or [B, 1] where one was at most.
+        is_clicked_BJ: which of them were.
+    """
+    history_BT, length_B = appended(state.get("history"), state.get("length"), item_BJ, is_clicked_BJ)
     is_active_B = state.get("is_active")
     return {
-        "history": torch.where(is_place_BT & is_clicked_B[:, None], chosen_B[:, None], history_BT),
-        "length": torch.where(is_clicked_B & ~is_full_B, length_B + 1, length_B),
+        "history": history_BT,
+        "length": length_B,
         "step": state.get("step") + is_active_B.long(),
         "is_active": is_active_B & ~response.get("is_leaving"),
     }
+
+
+def appended(row_BT: Tensor, length_B: Tensor, new_BJ: Tensor, is_new_BJ: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with new values behind their own; the oldest fall out of full ones. 0 stands behind a row's end.
+
+    Returns:
+        int64 [B, T] and the new lengths.
+    """
+    capacity, most = row_BT.shape[1], row_BT.shape[1] + new_BJ.shape[1]
+    place_BJ = (length_B[:, None] + is_new_BJ.cumsum(dim=1) - 1).where(
+        is_new_BJ, most
+    )  # the last column is thrown away
+    wide_BT = torch.nn.functional.pad(row_BT, (0, new_BJ.shape[1] + 1)).scatter_(1, place_BJ, new_BJ)
+    total_B = length_B + is_new_BJ.sum(dim=1)
+    dropped_B = (total_B - capacity).clamp(min=0)
+    place_BT = torch.arange(capacity, device=row_BT.device) + dropped_B[:, None]
+    return wide_BT.gather(1, place_BT), total_B - dropped_B
 
 
 def sample_choice(utility_BK: Tensor, no_click_B: Tensor, generator: torch.Generator) -> Tensor:

@@ -44,7 +44,7 @@ def test_interest_budget_and_reward_follow_the_equations(choice: int) -> None:
     state = state_of(1, people.start.interest_PZ[:1], 5.0)
     slate = torch.tensor([[4, 7, 11]])
     response = Value(choice=torch.tensor([choice]), reward=torch.zeros(1), is_leaving=torch.tensor([False]))
-    after = people.next_state(state, slate, response)
+    after = people.next_state(state, slate, response, torch.Generator())
     if choice < 0:
         assert torch.equal(after["interest"], state.get("interest"))
         assert float(after["budget"]) == pytest.approx(4.3)
