@@ -84,6 +84,21 @@ def cluster_sums(value_E: Floats, unit_E: NDArray[np.int64]) -> Floats:
     return np.bincount(row_E, weights=value_E).astype(np.float64)
 
 
+def cluster_error(value_E: Floats, unit_E: NDArray[np.int64]) -> float:
+    """Standard error of the mean of events, where those of one unit go together (Liang & Zeger 1986, without a model).
+
+    sqrt(sum over units of (sum of the unit's deviations from the mean)^2) / E; 0 without events.
+
+    Args:
+        value_E: float [E].
+        unit_E: unit of each event, int64 [E].
+    """
+    if len(value_E) == 0:
+        return 0.0
+    deviation_U = np.bincount(np.unique(unit_E, return_inverse=True)[1], weights=value_E - value_E.mean())
+    return float(np.sqrt(np.square(deviation_U).sum()) / len(value_E))
+
+
 def student_t_interval(value_S: Floats, *, confidence: float = 0.95) -> Interval:
     """mean ± t(S - 1) * s / sqrt(S) over independent seeds (Student 1908, doi:10.1093/biomet/6.1.1).
 

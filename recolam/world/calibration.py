@@ -1,6 +1,6 @@
 """Does the fitted response model say what held-out users did?
 
-Shape legend: S slates, K slate, C = 1 + K choices.
+Shape legend: S slates, K slate, C = 1 + K choices, G groups of items, L steps of a session.
 """
 
 from typing import Any
@@ -8,45 +8,68 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from recolam.intervals import cluster_error
 from recolam.world.fitted import ResponseModel
 from recolam.world.fitting import Answers, log_likelihood
+from recolam.world.told_apart import told_apart
+
+_POPULARITY_GROUPS = 10
+
+Floats = NDArray[np.float64]
 
 
 @torch.no_grad()
-def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15) -> dict[str, Any]:
+def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15, seed: int = 0) -> dict[str, Any]:
     """Compares predicted with observed behaviour on held-out answers.
+
+    Behaviours are pairs {logged, simulated, error}: the error is the standard error of their difference, with users as
+    clusters, so that a gate can tell a fault from chance.
 
     Returns:
         ece: expected calibration error of P(choice = k) over all shown items, in equally filled bins (Guo et al. 2017,
-            https://arxiv.org/abs/1706.04599); bins: [mean predicted, observed share, count] each; nll and
-            nll_uniform (all choices alike); and, per behaviour, the logged and the predicted mean.
+            https://arxiv.org/abs/1706.04599); bins: [mean predicted, observed share, count] each.
+        nll, nll_uniform, nll_impersonal: surprise per choice; of a blind guess; and of the model when every user is
+            given the average state.
+        reward_given_click, leaving_rate and, where slates were logged, click_rate and position_rate: behaviours.
+        popularity_rate: share of the clicks on each tenth of the train events, best-sellers first: behaviours.
+        session_length_tv: total variation between the logged distribution of session lengths and the one that the
+            predicted chances of leaving make.
+        told_apart: see `recolam.world.told_apart`.
     """
-    probability_SC = _probabilities(model, answers)
-    is_chosen_SC = np.zeros_like(probability_SC)
-    is_chosen_SC[np.arange(len(answers)), answers.choice_S.numpy() + int(answers.has_no_click)] = 1.0
+    probability_SC = choice_probabilities(model, answers)
     first_item = int(answers.has_no_click)
-    predicted, observed = probability_SC[:, first_item:].ravel(), is_chosen_SC[:, first_item:].ravel()
-    table = reliability(predicted, observed, bins=bins)
+    is_chosen_SC = np.zeros_like(probability_SC)
+    is_chosen_SC[np.arange(len(answers)), answers.choice_S.numpy() + first_item] = 1.0
+    predicted_SK, observed_SK = probability_SC[:, first_item:], is_chosen_SC[:, first_item:]
+    table = reliability(predicted_SK.ravel(), observed_SK.ravel(), bins=bins)
     is_clicked_S = answers.choice_S >= 0
     chosen_S1 = answers.slate_SK.gather(1, answers.choice_S.clamp(min=0)[:, None])
     reward_S = model.reward_given_choice(answers.state_SD, chosen_S1)[:, 0]
-    leaving_S = torch.sigmoid(model.leaving_logit(is_clicked_S, answers.step_S))
+    leaving_S = torch.sigmoid(model.leaving_logit(is_clicked_S, answers.step_S)).double().numpy()
+    user_S, left_S = answers.user_S.numpy(), answers.left_S.double().numpy()
+    clicked = is_clicked_S.numpy()
     report = {
         "slates": len(answers),
         "users": int(answers.user_S.unique().numel()),
-        "ece": float(sum(abs(mean - share) * count for mean, share, count in table) / max(1, len(predicted))),
+        "ece": float(sum(abs(mean - share) * count for mean, share, count in table) / max(1, predicted_SK.size)),
         "bins": table,
         "nll": -float(log_likelihood(model, answers)),
         "nll_uniform": float(np.log(probability_SC.shape[1])),
-        "reward_given_click": _pair(answers.reward_S[is_clicked_S], reward_S[is_clicked_S]),
-        "leaving_rate": _pair(answers.left_S, leaving_S),
+        "nll_impersonal": -float(log_likelihood(model, with_average_state(answers))),
+        "reward_given_click": _pair(
+            answers.reward_S.double().numpy()[clicked], reward_S.double().numpy()[clicked], user_S[clicked]
+        ),
+        "leaving_rate": _pair(left_S, leaving_S, user_S),
+        "popularity_rate": _by_popularity(model, answers, observed_SK, predicted_SK),
+        "session_length_tv": session_length_tv(answers.step_S.numpy(), left_S, leaving_S),
+        "told_apart": told_apart(model, answers, predicted_SK, seed=seed),
     }
     if answers.has_no_click:
-        report["click_rate"] = _pair(is_clicked_S.float(), torch.from_numpy(1.0 - probability_SC[:, 0]))
+        report["click_rate"] = _pair(observed_SK.sum(axis=1), predicted_SK.sum(axis=1), user_S)
         report["position_rate"] = [
-            {"logged": float(is_chosen_SC[:, 1 + k].mean()), "simulated": float(probability_SC[:, 1 + k].mean())}
-            for k in range(probability_SC.shape[1] - 1)
+            _pair(observed_SK[:, k], predicted_SK[:, k], user_S) for k in range(observed_SK.shape[1])
         ]
     return report
 
@@ -63,12 +86,63 @@ def reliability(
     ]
 
 
-def _probabilities(model: ResponseModel, answers: Answers) -> NDArray[np.float64]:
+def session_length_tv(step_S: NDArray[np.int64], left_S: Floats, leaving_S: Floats) -> float:
+    """Total variation, 1/2 sum |p - q|, between logged and predicted session lengths.
+
+    Both come from the chances of leaving at each step among those who are still there (Kaplan & Meier 1958), so that
+    sessions cut by a horizon count as long as they were seen; what is left behind the longest is one more length.
+    """
+    present_L = np.bincount(step_S).astype(float)
+    distributions = []
+    for leaving in (left_S, leaving_S):
+        hazard_L = np.bincount(step_S, weights=leaving) / np.maximum(present_L, 1.0)
+        alive_L1 = np.concatenate([[1.0], np.cumprod(1.0 - hazard_L)])
+        distributions.append(np.append(alive_L1[:-1] * hazard_L, alive_L1[-1]))
+    return float(np.abs(distributions[0] - distributions[1]).sum() / 2)
+
+
+def with_average_state(answers: Answers) -> Answers:
+    """The same answers, as if nothing were known of any user."""
+    mean_1D = answers.state_SD.mean(dim=0, keepdim=True)
+    return Answers(**{**vars(answers), "state_SD": mean_1D.expand_as(answers.state_SD)})
+
+
+@torch.no_grad()
+def choice_probabilities(model: ResponseModel, answers: Answers) -> Floats:
+    """Float [S, C], or [S, K] where there is no way to choose none; corrected for how candidates were drawn."""
     if answers.has_no_click:
         return model.choice_log_probability(answers.state_SD, answers.slate_SK).exp().double().numpy()
     utility_SK = model.item_utilities(answers.state_SD, answers.slate_SK) - answers.log_shown_SK
     return torch.softmax(utility_SK, dim=1).double().numpy()
 
 
-def _pair(logged: torch.Tensor, simulated: torch.Tensor) -> dict[str, float]:
-    return {"logged": float(logged.float().mean()), "simulated": float(simulated.float().mean())}
+def _by_popularity(
+    model: ResponseModel, answers: Answers, observed_SK: Floats, predicted_SK: Floats
+) -> list[dict[str, float]]:
+    """Chosen and predicted shares of the slates, by the popularity of the item."""
+    group_SK = popularity_groups(model.log_popularity_N)[answers.slate_SK].numpy()
+    user_S = answers.user_S.numpy()
+    groups = [group_SK == group for group in range(_POPULARITY_GROUPS)]
+    return [
+        _pair((observed_SK * is_in_SK).sum(axis=1), (predicted_SK * is_in_SK).sum(axis=1), user_S)
+        for is_in_SK in groups
+    ]
+
+
+def popularity_groups(log_popularity_N: Tensor) -> Tensor:
+    """The tenth of all train events that each token's own belong to, 0 for best-sellers; int64 [N]."""
+    count_N = torch.expm1(log_popularity_N.double()).round()
+    order_N = count_N.argsort(descending=True, stable=True)
+    before_N = count_N[order_N].cumsum(0) - count_N[order_N]
+    group_N = torch.empty(len(count_N), dtype=torch.int64)
+    share_N = before_N / count_N.sum().clamp(min=1)
+    group_N[order_N] = (_POPULARITY_GROUPS * share_N).long().clamp(max=_POPULARITY_GROUPS - 1)
+    return group_N
+
+
+def _pair(logged_S: Floats, simulated_S: Floats, user_S: NDArray[np.int64]) -> dict[str, float]:
+    return {
+        "logged": float(logged_S.mean()) if len(logged_S) else 0.0,
+        "simulated": float(simulated_S.mean()) if len(logged_S) else 0.0,
+        "error": cluster_error(simulated_S - logged_S, user_S),
+    }

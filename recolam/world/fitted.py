@@ -5,10 +5,10 @@ For a history with state h (from the pretrained model), item embeddings e_i and 
     utility_k  = (A h) . e_i + b . [log popularity_i, 1] + p_k
     P(choice=k) = exp(utility_k) / (exp(u_0) + sum_j exp(utility_j)),   u_0 = w . h + c
     reward | choice = r . e_i + (R h) . e_i + r_0                       (squared loss)
-    P(leaving)  = sigmoid(d . [clicked, log(1 + step), 1])
+    P(leaving)  = sigmoid(d clicked + d_step)                           late steps share their d_step
 
 All parameters are maximum-likelihood estimates; see `recolam.world.fitting`.
-Shape legend: B users, P bank of start states, T history, K slate, N token ids, D width.
+Shape legend: B users, P bank of start states, T history, K slate, N token ids, D width, J groups of steps.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,14 @@ from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world.assortment import best_logit_slate
 from recolam.world.runtime import TensorSpec, Value
 from recolam.world.story import common_initial, common_next, common_spec, sample_choice
+
+STEP_GROUPS, _OWN_STEPS = 48, 32
+
+
+def step_group(step_B: Tensor) -> Tensor:
+    """Groups of steps that leave alike: 0 to 31 each for itself, then half an octave each; int64 [B]."""
+    octave_B = (2.0 * torch.log2(step_B.clamp(min=_OWN_STEPS) / _OWN_STEPS)).long()
+    return torch.where(step_B < _OWN_STEPS, step_B, (_OWN_STEPS + octave_B).clamp(max=STEP_GROUPS - 1))
 
 
 class ResponseModel(nn.Module):
@@ -44,8 +52,9 @@ class ResponseModel(nn.Module):
         self.no_click = nn.Linear(width, 1)
         self.reward_item = nn.Linear(width, 1)
         self.reward_match = nn.Parameter(torch.zeros(width, width))
-        self.leaving = nn.Linear(2, 1)
-        for linear in (self.no_click, self.reward_item, self.leaving):
+        self.leaving_click = nn.Parameter(torch.zeros(()))
+        self.leaving_step_J = nn.Parameter(torch.zeros(STEP_GROUPS))
+        for linear in (self.no_click, self.reward_item):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
@@ -75,7 +84,8 @@ class ResponseModel(nn.Module):
         return match_BK + self.reward_item(embedding_BKD)[..., 0]
 
     def leaving_logit(self, is_clicked_B: Tensor, step_B: Tensor) -> Tensor:
-        return self.leaving(torch.stack([is_clicked_B.float(), torch.log1p(step_B.float())], dim=1))[:, 0]
+        """After a step (counted from 0) with or without a click, float [B]."""
+        return self.leaving_click * is_clicked_B + self.leaving_step_J[step_group(step_B)]
 
 
 @dataclass(frozen=True)

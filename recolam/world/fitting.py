@@ -15,7 +15,7 @@ from recolam.errors import DataError
 from recolam.progress import Progress
 from recolam.seeding import numpy_generator, torch_generator
 from recolam.sequence.model import SequenceModel
-from recolam.world.fitted import ResponseModel
+from recolam.world.fitted import STEP_GROUPS, ResponseModel, step_group
 
 _NEW_SESSION_SECONDS = 3600
 
@@ -37,6 +37,7 @@ class Answers:
     step_S: Tensor
     left_S: Tensor
     user_S: Tensor
+    session_S: Tensor
     log_shown_SK: Tensor
     has_no_click: bool
 
@@ -82,6 +83,7 @@ def logged_answers(encoder: SequenceModel, dataset: TokenisedDataset, *, split: 
         step_S=torch.from_numpy(slates.step_S[keep].astype(np.int64)),
         left_S=torch.from_numpy(slates.left_S[keep]).float(),
         user_S=torch.from_numpy(slates.user_S[keep]),
+        session_S=torch.from_numpy(slates.session_S[keep].astype(np.int64)),
         log_shown_SK=torch.zeros(int(keep.sum()), slates.slate_SK.shape[1]),
         has_no_click=True,
     )
@@ -111,23 +113,24 @@ def interaction_answers(
     is_repeat_SK[:, 0] = False
     log_shown_SK = np.log(probability_N[slate_SK])
     log_shown_SK[is_repeat_SK] = np.inf  # the taken item drawn again is no alternative
-    step_E, left_E = _sessions(dataset)
+    start_E, left_E = _sessions(dataset)
     value_S = dataset.event_value_E[events]
     return Answers(
         state_SD=encode(encoder, dataset, events, user_S, max_len=max_len),
         slate_SK=torch.from_numpy(slate_SK.astype(np.int64)),
         choice_S=torch.zeros(len(events), dtype=torch.int64),
         reward_S=torch.from_numpy(np.where(np.isnan(value_S), 1.0, value_S).astype(np.float32)),
-        step_S=torch.from_numpy(step_E[events]),
+        step_S=torch.from_numpy(events - start_E[events]),
         left_S=torch.from_numpy(left_E[events]).float(),
         user_S=torch.from_numpy(user_S),
+        session_S=torch.from_numpy(start_E[events]),
         log_shown_SK=torch.from_numpy(log_shown_SK.astype(np.float32)),
         has_no_click=False,
     )
 
 
 def _sessions(dataset: TokenisedDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Step within the session and whether the session ends, for every event."""
+    """The first event of the session and whether it ends here, for every event."""
     events = len(dataset.event_item_E)
     is_first_E = np.zeros(events, dtype=bool)
     is_first_E[dataset.user_offset_U1[:-1][np.diff(dataset.user_offset_U1) > 0]] = True
@@ -135,7 +138,7 @@ def _sessions(dataset: TokenisedDataset) -> tuple[np.ndarray, np.ndarray]:
         is_first_E[1:] |= np.diff(dataset.event_time_E) > _NEW_SESSION_SECONDS
     start_E = np.maximum.accumulate(np.where(is_first_E, np.arange(events), 0))
     left_E = np.append(is_first_E[1:], True)
-    return np.arange(events) - start_E, left_E
+    return start_E, left_E
 
 
 def log_likelihood(model: ResponseModel, answers: Answers) -> Tensor:
@@ -152,7 +155,7 @@ def fit_response(
 ) -> dict[str, list[list[float]]]:
     """Fits all parameters by Adam and keeps those of the best validation loss; returns the curves.
 
-    Choice, reward and leaving have no parameter in common, so their losses are simply added.
+    Choice and reward have no parameter in common, so their losses are simply added; leaving is `fit_leaving`'s.
     """
 
     def loss(answers: Answers) -> Tensor:
@@ -160,21 +163,49 @@ def fit_response(
         chosen_S1 = answers.slate_SK.gather(1, answers.choice_S.clamp(min=0)[:, None])
         error_S = model.reward_given_choice(answers.state_SD, chosen_S1)[:, 0] - answers.reward_S
         reward_loss = (error_S.square() * is_clicked_S).sum() / is_clicked_S.sum().clamp(min=1)
-        leaving_S = model.leaving_logit(is_clicked_S, answers.step_S)
-        leaving_loss = torch.nn.functional.binary_cross_entropy_with_logits(leaving_S, answers.left_S)
-        return reward_loss + leaving_loss - log_likelihood(model, answers)
+        return reward_loss - log_likelihood(model, answers)
 
-    _start_at_base_rates(model, train)
+    _start_at_base_rate(model, train)
+    fit_leaving(model, train)
     return _minimise(model, loss, train, validation, epochs=epochs, learning_rate=learning_rate, seed=seed)
 
 
 @torch.no_grad()
-def _start_at_base_rates(model: ResponseModel, answers: Answers) -> None:
-    """Intercepts at the logged means: what is left to learn is who differs from them, and how."""
+def _start_at_base_rate(model: ResponseModel, answers: Answers) -> None:
+    """The intercept at the logged mean: what is left to learn is who differs from it, and how."""
     is_clicked_S = answers.choice_S >= 0
     if bool(is_clicked_S.any()):
         model.reward_item.bias.fill_(float(answers.reward_S[is_clicked_S].mean()))
-    model.leaving.bias.fill_(float(torch.logit(answers.left_S.mean(), eps=1e-3)))
+
+
+def fit_leaving(model: ResponseModel, answers: Answers) -> None:
+    """Logistic regression of leaving, to its optimum; every group of steps also counts one answer at the base rate."""
+    cell_S = 2 * step_group(answers.step_S) + (answers.choice_S >= 0).long()
+    cells = 2 * STEP_GROUPS
+    count_C = torch.bincount(cell_S, minlength=cells).double()
+    left_C = torch.bincount(cell_S, weights=answers.left_S.double(), minlength=cells)
+    base = float(left_C.sum() / count_C.sum())
+    is_clicked_C, group_C = torch.arange(cells) % 2, torch.arange(cells) // 2
+    weight_J1 = torch.zeros(1 + STEP_GROUPS, dtype=torch.float64, requires_grad=True)  # the click's first
+    with torch.no_grad():
+        weight_J1[1:] = float(torch.logit(torch.tensor(base), eps=1e-6))
+    optimizer = torch.optim.LBFGS([weight_J1], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logit_C = weight_J1[0] * is_clicked_C + weight_J1[1:][group_C]
+        rate_C = left_C / count_C.clamp(min=1)
+        fit = entropy(logit_C, rate_C, weight=count_C, reduction="sum")
+        prior = entropy(weight_J1[1:], torch.full_like(weight_J1[1:], base), reduction="sum")
+        value = (fit + prior + weight_J1[0].square() / 2) / count_C.sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        model.leaving_click.copy_(weight_J1[0])
+        model.leaving_step_J.copy_(weight_J1[1:])
 
 
 def _minimise(

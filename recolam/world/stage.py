@@ -1,6 +1,6 @@
 """Fits users to the logs, checks them on held-out users, and keeps what environments need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from recolam.seeding import derive
 from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world import bank, fitting
 from recolam.world.calibration import calibrate
+from recolam.world.calibration_gate import CalibrationGate, verdict
 from recolam.world.fitted import ResponseModel
 
 
@@ -30,6 +31,7 @@ class WorldConfig:
         click_rate: assumed share of slates clicked, where the log has only interactions.
         candidates: items a choice is taken from when fitting to interactions.
         fit_limit: contexts used for fitting to interactions, at most.
+        gate: what the calibration must keep.
     """
 
     kind: str = "auto"
@@ -41,6 +43,7 @@ class WorldConfig:
     click_rate: float = 0.3
     candidates: int = 50
     fit_limit: int = 60_000
+    gate: CalibrationGate = field(default_factory=CalibrationGate)
 
 
 def run(config: WorldConfig, context: StageContext) -> dict[str, Any]:
@@ -107,7 +110,8 @@ def _fit(
     curves = fitting.fit_response(
         model, train, validation, epochs=config.epochs, learning_rate=config.learning_rate, seed=derive(seed, "world")
     )
-    calibration = calibrate(model, held_out)
+    calibration = calibrate(model, held_out, seed=seed)
+    calibration["gate"] = verdict(calibration, config.gate)
     if not answers.has_no_click:
         fitting.anchor_no_click(
             model, train.state_SD, train.slate_SK[:, 1 : slate_size + 1], click_rate=config.click_rate

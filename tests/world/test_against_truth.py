@@ -102,6 +102,7 @@ def test_fitted_choices_are_close_to_the_true_ones(world: World) -> None:
         step_S=torch.zeros(count, dtype=torch.int64),
         left_S=torch.tensor(world.slates["left"].to_list(), dtype=torch.float32),
         user_S=torch.arange(count),
+        session_S=torch.arange(count),
         log_shown_SK=torch.zeros(world.shown_SK.shape),
         has_no_click=True,
     )

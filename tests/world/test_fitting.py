@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recolam.world.calibration import calibrate
-from recolam.world.fitted import ResponseModel
+from recolam.world.fitted import STEP_GROUPS, ResponseModel
 from recolam.world.fitting import Answers, anchor_no_click, fit_response
 from recolam.world.story import sample_choice
 
@@ -25,8 +25,8 @@ def planted() -> ResponseModel:
         model.position_K.copy_(torch.tensor([0.0, -0.4, -0.8, -1.2]))
         model.no_click.bias.fill_(2.0)
         model.reward_item.weight.normal_(generator=generator)
-        model.leaving.weight.copy_(torch.tensor([[-1.0, 0.5]]))
-        model.leaving.bias.fill_(-1.0)
+        model.leaving_click.fill_(-1.0)
+        model.leaving_step_J.copy_(0.2 * torch.arange(STEP_GROUPS) - 1.0)
     return model
 
 
@@ -48,6 +48,7 @@ def answers_of(model: ResponseModel, count: int, seed: int) -> Answers:
         step_S=step_S,
         left_S=(torch.rand(count, generator=generator) < leaving_S).float(),
         user_S=torch.arange(count),
+        session_S=torch.arange(count),
         log_shown_SK=torch.zeros(count, SLATE),
         has_no_click=True,
     )
@@ -67,7 +68,8 @@ def test_planted_parameters_are_recovered(fitted: ResponseModel) -> None:
     assert float((fitted.match - truth.match).detach().abs().max()) < 0.15
     assert float((fitted.popularity_weight - truth.popularity_weight).detach()) == pytest.approx(0.0, abs=0.08)
     assert torch.allclose(fitted.position_K - fitted.position_K[0], truth.position_K, atol=0.12)
-    assert torch.allclose(fitted.leaving.weight, truth.leaving.weight, atol=0.1)
+    assert float((fitted.leaving_click - truth.leaving_click).detach()) == pytest.approx(0.0, abs=0.08)
+    assert torch.allclose(fitted.leaving_step_J[:10], truth.leaving_step_J[:10], atol=0.12)
     correlation = np.corrcoef(
         fitted.reward_item(truth.item_ND).detach()[:, 0], truth.reward_item(truth.item_ND).detach()[:, 0]
     )[0, 1]
@@ -116,6 +118,7 @@ def test_a_forgotten_sampling_correction_is_seen_by_the_fit() -> None:
             step_S=torch.zeros(count, dtype=torch.int64),
             left_S=torch.zeros(count),
             user_S=torch.arange(count),
+            session_S=torch.arange(count),
             log_shown_SK=torch.from_numpy(log_shown_SK).float(),
             has_no_click=False,
         )

@@ -1,0 +1,69 @@
+"""When a fitted world is good enough to learn in."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CalibrationGate:
+    """What a calibration must keep.
+
+    Attributes:
+        rate: largest relative difference between a simulated and a logged behaviour.
+        absolute: differences below it never count: a rate of nothing has no relative difference.
+        errors: by how many standard errors (users as clusters) a difference must exceed chance to count.
+        ece: largest expected calibration error of clicks.
+        session_length_tv: largest total variation of session lengths.
+    """
+
+    rate: float = 0.05
+    absolute: float = 1e-4
+    errors: float = 3.0
+    ece: float = 0.02
+    session_length_tv: float = 0.05
+
+
+def verdict(calibration: Mapping[str, Any], gate: CalibrationGate) -> dict[str, Any]:
+    """Whether the world passes, and every reason why not.
+
+    Returns:
+        passed; reasons, in words; within_noise: behaviours that differ by more than `rate`, but not by more than
+        chance allows: too few users to say.
+    """
+    reasons: list[str] = []
+    within_noise: list[str] = []
+    for name, pair in behaviours(calibration):
+        difference = abs(pair["simulated"] - pair["logged"])
+        if difference <= max(gate.rate * abs(pair["logged"]), gate.absolute):
+            continue
+        text = f"{name}: {pair['simulated']:.4g} simulated, {pair['logged']:.4g} logged"
+        (reasons if difference > gate.errors * pair["error"] else within_noise).append(text)
+    if calibration["ece"] > gate.ece:
+        reasons.append(f"calibration error of clicks {calibration['ece']:.4f}, above {gate.ece}")
+    if calibration["session_length_tv"] > gate.session_length_tv:
+        reasons.append(
+            f"session lengths differ by {calibration['session_length_tv']:.4f} (total variation), above "
+            f"{gate.session_length_tv}"
+        )
+    if calibration["nll"] >= calibration["nll_impersonal"]:
+        reasons.append(
+            f"users are not told apart: surprise per choice {calibration['nll']:.4f} nats, with everybody's average "
+            f"state {calibration['nll_impersonal']:.4f}"
+        )
+    return {"passed": not reasons, "reasons": reasons, "within_noise": within_noise}
+
+
+def behaviours(calibration: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """(name, {logged, simulated, error}) of all rates, in words."""
+    for key, name in (
+        ("click_rate", "slates with a click"),
+        ("leaving_rate", "slates after which the user left"),
+        ("reward_given_click", "reward of a click"),
+    ):
+        if key in calibration:
+            yield name, calibration[key]
+    for place, pair in enumerate(calibration.get("position_rate", ()), start=1):
+        yield f"clicks at position {place}", pair
+    for place, pair in enumerate(calibration["popularity_rate"], start=1):
+        yield f"clicks on the {place}. tenth of sales", pair
