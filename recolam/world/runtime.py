@@ -1,8 +1,8 @@
 """RecSim NG's runtime interface on torch.
 
 A `recsim_ng.core.network.Network` is plain Python: its variables' functions decide what the values are. Here they are
-torch tensors, so a network runs batched, on CPU or GPU, and differentiably, in one graph with a policy. A field may also
-be a distribution (`recolam.world.random_fields`), which is drawn with the generator of the run.
+torch tensors, so a network runs batched, on CPU or GPU, and differentiably, in one graph with a policy. A field may
+also be a distribution (`recolam.world.random_fields`), which is drawn with the generator of the run.
 """
 
 from collections.abc import Callable, Mapping

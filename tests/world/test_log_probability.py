@@ -86,7 +86,7 @@ def test_log_probability_is_the_sum_of_hand_written_normals() -> None:
 
 
 def test_a_planted_drift_is_recovered_by_gradient_ascent() -> None:
-    """200 walks of 20 steps: the standard error of the drift is SCALE / sqrt(4000) = 0.008; three of them are allowed."""
+    """200 walks of 20 steps: the drift has a standard error of SCALE / sqrt(4000) = 0.008; three are allowed."""
     trajectory = TorchRuntime(Network(variables=[random_walk(200, drift=0.7)])).trajectory(21, generator=seeded(5))
     drift = torch.zeros((), requires_grad=True)
     network = Network(variables=[random_walk(200, drift=drift)])
