@@ -37,12 +37,12 @@ class Given:
     """A field that follows from other fields of the same value, as `variable.value` follows from other variables.
 
     Args:
-        function: the tensors of `fields`, in their order -> a tensor or a distribution.
+        function: the tensors of `fields`, in their order -> a tensor, a distribution or again a `Given`.
         fields: names as they are in the `Value` that this field is put in; they keep their meaning when that value is
             nested in another one.
     """
 
-    function: Callable[..., "Tensor | Distribution"]
+    function: Callable[..., "Tensor | Distribution | Given"]
     fields: tuple[str, ...]
 
 
@@ -70,7 +70,7 @@ def resolve(value: Value, settle: Callable[[str, "Tensor | Distribution"], Tenso
         if name not in contents:
             raise ValueError(f"field '{waiting[-1]}' is given '{name}', which is not among {sorted(contents)}")
         content = contents[name]
-        if isinstance(content, Given):
+        while isinstance(content, Given):
             prefix = name.rpartition(".")[0]
             needed = [f"{prefix}.{field}" if prefix else field for field in content.fields]
             content = content.function(*[find(field, (*waiting, name)) for field in needed])
