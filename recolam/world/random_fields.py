@@ -78,3 +78,10 @@ def resolve(value: Value, settle: Callable[[str, "Tensor | Distribution"], Tenso
         return known[name]
 
     return Value(**{name: find(name, ()) for name in contents})
+
+
+def draw(value: Value, generator: torch.Generator) -> Value:
+    """The value with its random fields drawn: for what is drawn once, outside of any network."""
+    return resolve(
+        value, lambda _, content: content.sample(generator) if isinstance(content, Distribution) else content
+    )
