@@ -1,4 +1,4 @@
-"""Metrics: what a story counts (RecSim NG: `applications/*/metrics.py`). They count the step before the one they stand at.
+"""Metrics: what a story counts (RecSim NG: `applications/*/metrics.py`). At step t they have counted steps before t.
 
 Shape legend: B users, K slate, N documents.
 """

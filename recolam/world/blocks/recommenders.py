@@ -1,6 +1,6 @@
 """Recommenders: which slate each user is shown (RecSim NG: `applications/*/recommender.py`).
 
-A slate has the fields of the documents, [B, K, ...], and `doc_ranks`, the documents' places in the corpus, int64 [B, K].
+A slate has the fields of the documents, [B, K, ...], and `doc_ranks`, their places in the corpus, int64 [B, K].
 
 Shape legend: B users, K slate, N documents, H history.
 """
