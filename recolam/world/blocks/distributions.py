@@ -73,12 +73,10 @@ class Categorical(Distribution):
         probability = torch.softmax(self.logits.detach(), dim=-1)
         if not bool((probability >= 0).all()):
             raise ValueError("logits without a possible class (all -inf, or NaN)")
-        cumulative = probability.cumsum(dim=-1).masked_fill(probability == 0, 0.0)
-        cumulative = cumulative / cumulative.amax(dim=-1, keepdim=True)
         uniform = torch.rand(
             self.logits.shape[:-1], generator=generator, device=self.logits.device, dtype=self.logits.dtype
         )
-        return (cumulative > uniform[..., None]).to(torch.int8).argmax(dim=-1)
+        return invert_cdf(probability, uniform)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return _per_session(torch.log_softmax(self.logits, dim=-1).gather(-1, value[..., None])[..., 0])
@@ -196,6 +194,19 @@ class Switch(Distribution):
             for content in (self.first, self.second)
         )
         return torch.where(self.condition, first_B, second_B)
+
+
+def invert_cdf(probability: Tensor, uniform: Tensor) -> Tensor:
+    """The first class whose cumulative probability is above `uniform`, which is in [0, 1).
+
+    Args:
+        probability: float [..., C], of any positive sum; classes of probability 0 are never the answer.
+        uniform: float [...].
+    """
+    # A parallel sum may still grow a little behind the last possible class; zeros there keep it from being drawn.
+    cumulative = probability.cumsum(dim=-1).masked_fill(probability == 0, 0.0)
+    cumulative = cumulative / cumulative.amax(dim=-1, keepdim=True)
+    return (cumulative > uniform[..., None]).to(torch.int8).argmax(dim=-1)
 
 
 def where_session(condition_B: Tensor, first: Tensor, second: Tensor) -> Tensor:

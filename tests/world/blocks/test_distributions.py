@@ -17,6 +17,7 @@ from recolam.world.blocks.distributions import (
     Normal,
     PlackettLuce,
     Switch,
+    invert_cdf,
     pick,
 )
 from recolam.world.random_fields import Distribution
@@ -65,6 +66,15 @@ def test_categorical_never_draws_an_impossible_class_even_at_the_ends() -> None:
     assert int(draw.max()) == 10
     with pytest.raises(ValueError, match="without a possible class"):
         Categorical(torch.full((2, 3), -torch.inf)).sample(seeded(0))
+
+
+def test_the_ends_of_the_uniform_range_fall_on_possible_classes() -> None:
+    """Shares that float32 does not hold exactly, with impossible classes on both sides."""
+    for share in (0.1, 0.07):
+        probability = torch.tensor([0.0, *[share] * 10, 0.0, 0.0]).expand(4, 13)
+        uniform = torch.tensor([0.0, 0.5, 1.0 - 2**-24, 2**-24])
+        assert invert_cdf(probability, uniform).tolist() == [1, 6, 10, 1]
+    assert invert_cdf(torch.tensor([[0.5, 0.5]]), torch.tensor([0.5])).tolist() == [1]
 
 
 def test_bernoulli() -> None:
