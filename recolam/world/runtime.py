@@ -1,7 +1,8 @@
 """RecSim NG's runtime interface on torch.
 
 A `recsim_ng.core.network.Network` is plain Python: its variables' functions decide what the values are. Here they are
-torch tensors, so a network runs batched, on CPU or GPU, and differentiably, in one graph with a policy.
+torch tensors, so a network runs batched, on CPU or GPU, and differentiably, in one graph with a policy. A field may
+also be a distribution (`recolam.world.random_fields`), which is drawn with the generator of the run.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +11,11 @@ import torch
 from recsim_ng.core import value as value_lib
 from recsim_ng.core.network import Network
 from recsim_ng.core.value import Value
+from recsim_ng.core.variable import Variable
 from recsim_ng.lib import runtime
 from torch import Tensor
+
+from recolam.world.random_fields import Distribution, resolve
 
 NetworkValue = Mapping[str, Value]
 
@@ -29,7 +33,8 @@ class TensorSpec(value_lib.FieldSpec):
 
     def check_value(self, field_value: object) -> tuple[bool, str]:
         if not isinstance(field_value, Tensor):
-            return False, f"{type(field_value).__name__} is not a tensor"
+            hint = "; TorchRuntime draws random fields" if isinstance(field_value, Distribution) else ""
+            return False, f"{type(field_value).__name__} is not a tensor{hint}"
         if tuple(field_value.shape[1:]) != self._shape or field_value.dtype != self._dtype:
             return False, (
                 f"tensor of shape {tuple(field_value.shape)}, {field_value.dtype} is not "
@@ -42,36 +47,106 @@ class TensorSpec(value_lib.FieldSpec):
 
 
 class TorchRuntime(runtime.Runtime):
-    """Runs a network step by step; the counterpart of RecSim NG's TFRuntime and JAXRuntime."""
+    """Runs a network step by step; the counterpart of RecSim NG's TFRuntime and JAXRuntime.
+
+    Random fields are drawn variable by variable in an order that depends on names alone, and field by field within a
+    variable. So one seed gives the same run in every process.
+    """
 
     def __init__(self, network: Network) -> None:
-        self._network = network
+        self._initial_variables = stable_order(network, is_initial=True)
+        self._variables = stable_order(network, is_initial=False)
 
-    def execute(self, num_steps: int, starting_value: NetworkValue | None = None) -> NetworkValue:
-        """The network's value `num_steps` after `starting_value` (by default `network.initial_step()`).
+    def execute(
+        self,
+        num_steps: int,
+        starting_value: NetworkValue | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> NetworkValue:
+        """The network's value `num_steps` after `starting_value` (by default the network's initial value).
+
+        Args:
+            generator: draws the random fields of this run; a network without any needs none.
 
         Raises:
-            ValueError: a negative number of steps.
+            ValueError: a negative number of steps; a random field and no generator.
         """
         if num_steps < 0:
             raise ValueError(f"num_steps is {num_steps}, below 0")
-        value = self._network.initial_step() if starting_value is None else starting_value
+        value = self._initial(generator) if starting_value is None else starting_value
         for _ in range(num_steps):
-            value = self._network.step(value)
+            value = self._step(value, generator)
         return value
 
-    def trajectory(self, length: int, starting_value: NetworkValue | None = None) -> NetworkValue:
+    def trajectory(
+        self,
+        length: int,
+        starting_value: NetworkValue | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> NetworkValue:
         """Values from step 0 to `length` - 1; every field gains a leading time dimension.
 
         Raises:
-            ValueError: a length below 1.
+            ValueError: a length below 1; a random field and no generator.
         """
         if length < 1:
             raise ValueError(f"trajectory length is {length}, below 1")
-        values = [self.execute(0, starting_value)]
+        values = [self.execute(0, starting_value, generator=generator)]
         for _ in range(length - 1):
-            values.append(self._network.step(values[-1]))
+            values.append(self._step(values[-1], generator))
         return {name: _stack([value[name] for value in values]) for name in values[0]}
+
+    def _initial(self, generator: torch.Generator | None) -> NetworkValue:
+        value: dict[str, Value] = {}
+        for variable in self._initial_variables:
+            inputs = [value[dependency.variable_name] for dependency in variable.initial_value.dependencies]
+            value[variable.name] = _draw(variable, variable.initial_value.fn(*inputs), generator)
+        return value
+
+    def _step(self, before: NetworkValue, generator: torch.Generator | None) -> NetworkValue:
+        value: dict[str, Value] = {}
+        for variable in self._variables:
+            inputs = [
+                (value if dependency.on_current_value else before)[dependency.variable_name]
+                for dependency in variable.value.dependencies
+            ]
+            value[variable.name] = _draw(variable, variable.value.fn(*inputs), generator)
+        return value
+
+
+def stable_order(network: Network, *, is_initial: bool) -> list[Variable]:
+    """The network's variables, each after those it depends on within a step; ties by name.
+
+    Network's own order follows the addresses of its variables, so it differs between processes.
+    """
+    by_name = {variable.name: variable for variable in network.variables}
+    ordered: dict[str, Variable] = {}
+
+    def add(name: str) -> None:
+        if name in ordered:
+            return
+        definition = by_name[name].initial_value if is_initial else by_name[name].value
+        for dependency in sorted(definition.dependencies, key=lambda dependency: dependency.variable_name):
+            if dependency.on_current_value:
+                add(dependency.variable_name)
+        ordered[name] = by_name[name]
+
+    for name in sorted(by_name):
+        add(name)
+    return list(ordered.values())
+
+
+def _draw(variable: Variable, value: object, generator: torch.Generator | None) -> Value:
+    def settle(field: str, content: Tensor | Distribution) -> Tensor:
+        if not isinstance(content, Distribution):
+            return content
+        if generator is None:
+            raise ValueError(f"'{variable.name}' draws '{field}': this run needs a generator")
+        return content.sample(generator)
+
+    return variable.typecheck(resolve(value, settle) if isinstance(value, Value) else value)
 
 
 def _stack(values: list[Value]) -> Value:

@@ -1,0 +1,1 @@
+"""RecSim NG's building blocks on torch: what users, corpora, recommenders and metrics are made of."""
