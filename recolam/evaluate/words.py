@@ -54,7 +54,10 @@ _CALIBRATION = {
     "slates": "Held-out slates",
     "ece": "Expected calibration error of clicks",
     "nll": "Surprise per choice, nats (lower is better)",
+    "nll_impersonal": "Surprise if everybody were the average user, nats",
     "nll_uniform": "Surprise of a blind guess, nats",
+    "session_length_tv": "Session lengths: total variation between logged and simulated (0 is alike)",
+    "auc": "Real and simulated sessions told apart by a classifier (AUC; 0.5 is not at all)",
     "assumed_click_rate": "Share of slates clicked: assumed, the log has none",
 }
 _BEHAVIOURS = {
@@ -122,14 +125,18 @@ def facts(data: Mapping[str, Any], *, prefix: str = "") -> list[tuple[str, str]]
 
 def calibration_facts(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The single numbers of a calibration, in words; what is missing is left out."""
-    return [(text, _fact(calibration[key])) for key, text in _CALIBRATION.items() if calibration.get(key) is not None]
+    known = {**(calibration.get("told_apart") or {}), **calibration}
+    return [(text, _fact(known[key])) for key, text in _CALIBRATION.items() if known.get(key) is not None]
 
 
 def calibration_pairs(calibration: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(behaviour, logged, simulated), clicks by position last; what is missing is left out."""
+    """(behaviour, logged, simulated), by position and popularity last; what is missing is left out."""
     named = [(text, calibration.get(key)) for key, text in _BEHAVIOURS.items()]
-    positions = calibration.get("position_rate") or []
+    positions, tenths = calibration.get("position_rate") or [], calibration.get("popularity_rate") or []
     named += [(f"Click at position {place}", pair) for place, pair in enumerate(positions, start=1)]
+    named += [
+        (f"Click on the {place}. tenth of sales, best-sellers first", pair) for place, pair in enumerate(tenths, 1)
+    ]
     return [
         (text, number(pair["logged"]), number(pair["simulated"]))
         for text, pair in named

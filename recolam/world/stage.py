@@ -12,6 +12,7 @@ from recolam.contracts.artifact import write_json
 from recolam.contracts.dataset import TRAIN, TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.errors import ConfigError, DataError
+from recolam.progress import say
 from recolam.seeding import derive
 from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world import bank, fitting
@@ -32,6 +33,7 @@ class WorldConfig:
         candidates: items a choice is taken from when fitting to interactions.
         fit_limit: contexts used for fitting to interactions, at most.
         gate: what the calibration must keep.
+        must_pass: whether a fitted world that fails it ends the stage; otherwise the report says that it did.
     """
 
     kind: str = "auto"
@@ -44,6 +46,7 @@ class WorldConfig:
     candidates: int = 50
     fit_limit: int = 60_000
     gate: CalibrationGate = field(default_factory=CalibrationGate)
+    must_pass: bool = False
 
 
 def run(config: WorldConfig, context: StageContext) -> dict[str, Any]:
@@ -70,14 +73,20 @@ def run(config: WorldConfig, context: StageContext) -> dict[str, Any]:
     settings["kind"] = settings["kinds"][-1] if config.kind == "auto" else config.kind
     if settings["kind"] not in settings["kinds"]:
         raise ConfigError(f"world kind {config.kind!r} is not one of {', '.join(settings['kinds'])}")
+    found = calibration["gate"]
+    say(f"world: calibration {'passed' if found['passed'] else 'failed: ' + '; '.join(found['reasons'])}")
+    if config.must_pass and settings["kind"] == "fitted" and not found["passed"]:
+        raise DataError(f"the fitted users fail their calibration: {'; '.join(found['reasons'])}")
     save_file(tensors, context.out / "bank.safetensors")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, context.out / "response.safetensors")
     write_json(context.out / "world.json", settings)
     write_json(context.out / "calibration.json", calibration)
     write_json(context.out / "curves.json", curves)
-    return {"kind": settings["kind"], "slate_size": slate_size} | {
-        name: calibration[name] for name in ("ece", "nll", "nll_uniform", "slates", "users")
-    }
+    return (
+        {"kind": settings["kind"], "slate_size": slate_size}
+        | {name: calibration[name] for name in ("ece", "nll", "nll_uniform", "slates", "users", "session_length_tv")}
+        | {"calibrated": found["passed"], "told_apart_auc": calibration["told_apart"]["auc"]}
+    )
 
 
 def _fit(
