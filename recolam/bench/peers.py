@@ -27,17 +27,19 @@ _TAIL = 2000  # characters of another program's output that an error quotes
 
 @dataclass(frozen=True)
 class Peer:
-    """A library to compare with; `requirements` pins it."""
+    """A library to compare with; `requirements` pins it, `overrides` replaces what its packages declare."""
 
     name: str
     version: str
     requirements: Path
+    overrides: Path | None = None
 
 
 PEERS = (
     Peer("rectools", "0.19", SCRIPTS / "rectools.txt"),
     Peer("replay", "0.22", SCRIPTS / "replay.txt"),
 )
+RECSIM_NG = Peer("recsim-ng", "0.1.2", SCRIPTS / "recsim-ng.txt", SCRIPTS / "recsim-ng-overrides.txt")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def peer_python(peer: Peer, home: Home) -> Path:
         ConfigError: uv is missing, or cannot make the environment (the end of its output is quoted).
     """
     folder = home.runs / "peers" / f"{peer.name}-{peer.version}"
-    python, marker, digest = folder / "bin" / "python", folder / _MARKER, sha256_file(peer.requirements)
+    python, marker = folder / "bin" / "python", folder / _MARKER
+    pins = ["-r", str(peer.requirements), *(["--overrides", str(peer.overrides)] if peer.overrides else [])]
+    digest = " ".join(sha256_file(file) for file in (peer.requirements, peer.overrides) if file)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if marker.is_file() and marker.read_text() == digest and python.exists():
@@ -74,7 +78,7 @@ def peer_python(peer: Peer, home: Home) -> Path:
         say(f"making the environment of {peer.name} {peer.version}")
         shutil.rmtree(folder, ignore_errors=True)
         _uv("venv", "--quiet", "--python", sys.executable, str(folder), peer=peer)
-        _uv("pip", "install", "--quiet", "--python", str(python), "-r", str(peer.requirements), peer=peer)
+        _uv("pip", "install", "--quiet", "--python", str(python), *pins, peer=peer)
         marker.write_text(digest)
     return python
 
