@@ -89,18 +89,29 @@ def measure(name: str, *, python: Path, task: Path, out: Path) -> Result:
     Raises:
         ConfigError: the process failed; the end of its output is quoted.
     """
+    found = run_script(f"run_{name}.py", python=python, task=task, out=out, what=f"bench pretrain: {name}")
+    named = {key: found.pop(key) for key in ("epoch_s", "cpu_s", "users", "tokens", "versions")}
+    ranks = out / "rank_Q.npy"
+    return Result(**named, more=found, rank_Q=np.load(ranks) if ranks.is_file() else None)
+
+
+def run_script(script: str, *, python: Path, task: Path, out: Path, what: str) -> dict[str, Any]:
+    """Runs a script of `peer_scripts` on the task in a process of its own; what it wrote to `out`/result.json.
+
+    It gets as many OpenMP threads as the task's settings say.
+
+    Raises:
+        ConfigError: the process failed; `what` failed, and the end of its output is quoted.
+    """
     out.mkdir(parents=True)
     settings = json.loads((task / "settings.json").read_text())
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     environment |= {"OMP_NUM_THREADS": str(settings["threads"])}
-    command = [str(python), str(SCRIPTS / f"run_{name}.py"), str(task), str(out)]
-    done = _run(command, environment)
+    done = _run([str(python), str(SCRIPTS / script), str(task), str(out)], environment)
     if done.returncode:
-        raise ConfigError(f"bench pretrain: {name} ended with code {done.returncode}: {_tail(done)}")
-    found = json.loads((out / "result.json").read_text())
-    named = {key: found.pop(key) for key in ("epoch_s", "cpu_s", "users", "tokens", "versions")}
-    ranks = out / "rank_Q.npy"
-    return Result(**named, more=found, rank_Q=np.load(ranks) if ranks.is_file() else None)
+        raise ConfigError(f"{what} ended with code {done.returncode}: {_tail(done)}")
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
 
 
 def _uv(*arguments: str, peer: Peer) -> None:

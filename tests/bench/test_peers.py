@@ -264,7 +264,9 @@ def test_peers_run_on_recolams_torch(known: Peer) -> None:
     assert (SCRIPTS / f"run_{known.name}.py").is_file()
 
 
-@pytest.mark.parametrize("script", ["contestant.py", *(f"run_{known.name}.py" for known in PEERS)])
+@pytest.mark.parametrize(
+    "script", ["contestant.py", "recsim_story.py", "run_recsim_ng.py", *(f"run_{known.name}.py" for known in PEERS)]
+)
 def test_scripts_of_peers_do_without_recolam(script: str) -> None:
     tree = ast.parse((SCRIPTS / script).read_text())
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -1,4 +1,4 @@
-"""Stock RecSim NG's interest-evolution story on today's TensorFlow: its own classes, with three things fed from outside.
+"""Stock RecSim NG's interest-evolution story on today's TensorFlow: its own classes, some of them fed from outside.
 
 The corpus is fed through RecSim NG's `StaticCorpus`. Slates come from a recommender of this file (random, greedy, or
 fed), for stock's only one is a neural network that begins untrained. The choice model can be replaced by one that takes
@@ -20,10 +20,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import gym  # type: ignore[import-not-found]
 import numpy as np
-import tensorflow as tf  # type: ignore[import-not-found]
+import tensorflow as tf  # type: ignore[import-untyped]
 
 
-class _Box(gym.spaces.Box):  # type: ignore[misc]
+class _Box(gym.spaces.Box):
     def __init__(self, low: Any, high: Any, shape: Any = None, **more: Any) -> None:
         whole = None if shape is None else tuple(int(tf.get_static_value(size)) for size in shape)
         super().__init__(low, high, whole, **more)
@@ -44,7 +44,7 @@ from recsim_ng.stories.recommendation_simulation import recs_story  # noqa: E402
 CORPUS_FIELDS = ("doc_id", "doc_topic", "doc_quality", "doc_features", "doc_length")
 
 
-class SlateRecommender(BaseRecommender):  # type: ignore[misc]
+class SlateRecommender(BaseRecommender):
     """Random slates by stock's own sampler, the greedy slate of the privileged observer, or slates from a table."""
 
     def __init__(self, config: Mapping[str, Any], *, kind: str, slate_TUK: Any = None) -> None:
@@ -76,7 +76,7 @@ class SlateRecommender(BaseRecommender):  # type: ignore[misc]
         return ValueSpec(step=FieldSpec()).prefixed_with("state").union(slate.prefixed_with("slate"))
 
 
-class ObservedUser(user.InterestEvolutionUser):  # type: ignore[misc]
+class ObservedUser(user.InterestEvolutionUser):
     """Stock's user whose interest the recommender sees; for the greedy one."""
 
     def observation(self, user_state: Value) -> Value:
@@ -86,7 +86,7 @@ class ObservedUser(user.InterestEvolutionUser):  # type: ignore[misc]
         return super().specs().union(ValueSpec(interest=FieldSpec()).prefixed_with("observation"))
 
 
-class FedChoice(selectors.ChoiceModel):  # type: ignore[misc]
+class FedChoice(selectors.ChoiceModel):
     """The choice model with its randomness given: the option of largest logit plus noise; keeps the logits it saw."""
 
     def __init__(self, batch_shape: Any, nochoice_logits: Any) -> None:

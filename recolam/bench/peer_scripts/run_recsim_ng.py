@@ -1,6 +1,6 @@
 """Stock RecSim NG's answers to a task of `bench parity` or `bench simulate`: `python run_recsim_ng.py TASK OUT`.
 
-The task's settings.json says `what` is asked:
+The task's settings.json lists `what` is asked:
 
 - "story": for every recommender and seed, the whole story in graph mode on the seed's corpus; writes the choices, the
   consumed time, the interest after some steps and each user's reward, and one large corpus drawn by stock itself.
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf  # type: ignore[import-not-found]
 from recsim_story import (  # type: ignore[import-not-found]
     FedChoice,
+    Value,
     documents_value,
     selectors,
     stock_corpus,
     story_runtime,
+    tf,
     user,
 )
-from recsim_ng.core.value import Value
 
 CORPUS = ("topic_D", "quality_D", "feature_DZ", "length_D")
 PACKAGES = ("recsim-ng", "tensorflow-cpu", "tensorflow-probability", "edward2", "tf-keras", "gym", "numpy")
@@ -65,7 +65,7 @@ def story(task: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
         seconds[recommender] = time.perf_counter() - begin
     drawn = stock_corpus(config_of(settings, documents=settings["corpus_documents"]))
     for name, field in zip(CORPUS, ("doc_topic", "doc_quality", "doc_features", "doc_length"), strict=True):
-        np.save(out / f"{name}.npy", np.asarray(drawn.get(field)))
+        np.save(out / f"{name}.npy", tf.convert_to_tensor(drawn.get(field)).numpy())
     return {"seconds": seconds}
 
 
@@ -91,9 +91,9 @@ def _trajectory(settings: dict[str, Any], fields: dict[str, Any], recommender: s
 
 
 def exact(task: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    config = config_of(settings)
     fed = arrays_of(task / "fed.npz")
     documents = documents_value(fed)
+    config = config_of({**settings, "users": settings["replayed"]})
     users = user.InterestEvolutionUser(config, choice_model_ctor=FedChoice)
     model = users._choice_model
 
@@ -114,6 +114,7 @@ def exact(task: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
             after.get("interest.state"),
         )
 
+    (out / "exact").mkdir()
     names = ("logit_TUC", "probability_TUC", "choice_TU", "time_TU", "doc_id_TU", "interest_TUZ")
     found: dict[str, list[Any]] = {name: [] for name in names}
     interest_UZ = tf.constant(fed["interest_UZ"])
@@ -123,24 +124,29 @@ def exact(task: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
         for name, answer in zip(names, answers, strict=True):
             found[name].append(answer.numpy())
     for name in names:
-        np.save(out / f"{name}.npy", np.stack(found[name]))
+        np.save(out / "exact" / f"{name}.npy", np.stack(found[name]))
     return {}
 
 
 def speed(task: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    fed = arrays_of(task / "fed.npz")
-    slate_TUK = tf.constant(fed["slate_TUK"], tf.int32) if settings["recommender"] == "fed" else None
-    runtime = story_runtime(
-        config_of(settings), documents_value(fed), recommender=settings["recommender"], slate_TUK=slate_TUK,
-        graph_compile=True,
-    )  # fmt: skip
-    seconds = []
-    for _ in range(1 + settings["repeats"]):
-        begin = time.perf_counter()
-        last = runtime.execute(num_steps=settings["steps"])
-        reward_U = last["metrics state"].get("cumulative_reward").numpy()
-        seconds.append(time.perf_counter() - begin)
-    return {"first_s": seconds[0], "seconds": seconds[1:], "mean_reward": float(reward_U.mean())}
+    """Seconds of each run of the whole story; `execute` of T - 1 steps answers T slates, for step 0 has one as well."""
+    found = []
+    for size in settings["sizes"]:
+        fed = arrays_of(task / f"corpus-{size['documents']}.npz")
+        for slates in settings["slates"]:
+            table_TUK = tf.constant(arrays_of(task / f"slates-{size['name']}.npz")["slate_TUK"], tf.int32)
+            runtime = story_runtime(
+                config_of({**settings, **size}), documents_value(fed), recommender=slates, slate_TUK=table_TUK,
+                graph_compile=True,
+            )  # fmt: skip
+            seconds = []
+            for _ in range(1 + settings["runs"]):
+                begin = time.perf_counter()
+                last = runtime.execute(num_steps=settings["steps"] - 1)
+                last["user response"].get("consumed_time").numpy()
+                seconds.append(time.perf_counter() - begin)
+            found.append({"size": size["name"], "slates": slates, "first_s": seconds[0], "seconds": seconds[1:]})
+    return {"timed": found}
 
 
 def main() -> None:
@@ -148,8 +154,10 @@ def main() -> None:
     settings = json.loads((task / "settings.json").read_text())
     tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(settings["threads"])
-    found = {"story": story, "exact": exact, "speed": speed}[settings["what"]](task, out, settings)
-    (out / "result.json").write_text(json.dumps({"versions": {name: version(name) for name in PACKAGES}, **found}))
+    found: dict[str, Any] = {"versions": {name: version(name) for name in PACKAGES}}
+    for name in settings["what"]:
+        found |= {"story": story, "exact": exact, "speed": speed}[name](task, out, settings)
+    (out / "result.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
