@@ -133,8 +133,8 @@ def bench(
     **pretrain** (speed of training): --data --max-len --dim --blocks --batch-size --epochs --repeats, --peers true or
     false (RecTools and RePlay beside it), --device --precision --home.
 
-    **simulate** (speed of simulated users): --users --items --topics --slate --steps --runs, --story world or functions,
-    --peers true or false (stock RecSim NG beside it, at three sizes), --repeats --home.
+    **simulate** (speed of simulated users): --users --items --topics --slate --steps --runs --story, --peers true or
+    false (stock RecSim NG beside it, at three sizes), --repeats --home.
 
     **parity** (is the simulated world stock RecSim NG's? Exit code 1 where it is not): --users --documents --topics
     --slate --seeds --replayed --home.

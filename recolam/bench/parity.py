@@ -6,7 +6,6 @@ Stock runs in an environment of its own, in one process. Both sides get the same
 import json
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from recolam.bench.peers import RECSIM_NG, peer_python, run_script
 from recolam.contracts.home import Home
 from recolam.progress import say
 from recolam.seeding import numpy_generator
-from recolam.world.parity.compare import Exact, compare_documents, compare_replays, compare_sessions, verdict
+from recolam.world.parity.compare import Exact, Verdict, compare_documents, compare_replays, compare_sessions, verdict
 from recolam.world.parity.dynamics import (
     RECOMMENDERS,
     STOCK_DYNAMICS,
@@ -53,11 +52,8 @@ class ParityBench:
     home: str = ""
 
 
-def parity(config: ParityBench, *, dynamics: Dynamics = STOCK_DYNAMICS) -> dict[str, Any]:
+def parity(config: ParityBench) -> dict[str, Any]:
     """The verdict as JSON, and the seconds that each side took; the tables go to stderr as Markdown.
-
-    Args:
-        dynamics: what is compared with stock.
 
     Raises:
         ConfigError: stock's environment cannot be made, or its process fails.
@@ -66,45 +62,62 @@ def parity(config: ParityBench, *, dynamics: Dynamics = STOCK_DYNAMICS) -> dict[
     python = peer_python(RECSIM_NG, Home.at(config.home or None))
     made = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        fed, documents = write_task(root / "task", config)
-        found = run_script(SCRIPT, python=python, task=root / "task", out=root / "out", what="stock RecSim NG")
-        ran = time.perf_counter()
-        result = _compare(config, root / "out", fed, documents, dynamics)
-    seconds = {"environment": made - begin, "stock": ran - made, "ours and tests": time.perf_counter() - ran}
-    return {**result, "seconds": seconds, "stock": found}
+        found = ask_stock(config, Path(folder), python=python)
+        asked = time.perf_counter()
+        judged = judge(config, Path(folder), dynamics=STOCK_DYNAMICS)
+    say(judged.as_markdown())
+    seconds = {"environment": made - begin, "stock": asked - made, "ours and tests": time.perf_counter() - asked}
+    return {**judged.as_json(), "seconds": seconds, "stock": found}
 
 
-def write_task(folder: Path, config: ParityBench) -> tuple[dict[str, NDArray[Any]], dict[int, Documents]]:
-    """Writes settings.json, a corpus for each seed, and fed.npz for the exact part.
+def ask_stock(config: ParityBench, folder: Path, *, python: Path) -> dict[str, Any]:
+    """Writes the task to `folder`/task and lets stock answer it in `folder`/out; its versions and seconds.
 
-    Returns:
-        the arrays of fed.npz that are no corpus (interest_UZ, slate_TUK, noise_TUC), and the corpora by seed.
+    Raises:
+        ConfigError: stock's process fails.
     """
+    write_task(folder / "task", config)
+    return run_script(SCRIPT, python=python, task=folder / "task", out=folder / "out", what="stock RecSim NG")
+
+
+def judge(config: ParityBench, folder: Path, *, dynamics: Dynamics) -> Verdict:
+    """Compares these dynamics with what stock answered in `folder`."""
+    task, out = folder / "task", folder / "out"
+    tested = []
+    for recommender in RECOMMENDERS:
+        for seed in range(config.seeds):
+            ours = simulate(
+                _corpus(task / f"corpus-{seed}.npz"), users=config.users, slate=config.slate, marks=MARKS,
+                recommender=recommender, seed=seed, dynamics=dynamics,
+            )  # fmt: skip
+            theirs = Sessions(**_read(out / f"{recommender}-{seed}", Sessions))
+            tested += compare_sessions(ours, theirs, marks=MARKS, where=f"{recommender}, seed {seed}")
+    drawn = draw_documents(documents=_corpus_size(config), topics=config.topics, seed=config.seeds)
+    tested += compare_documents(drawn, Documents(**_read(out, Documents)))
+    return verdict(tested, _replays(task, out / "exact", dynamics))
+
+
+def write_task(folder: Path, config: ParityBench) -> None:
+    """Writes settings.json, a corpus for each seed, and fed.npz (the first seed's users) for the exact part."""
     folder.mkdir(parents=True)
-    documents = {
-        seed: draw_documents(documents=config.documents, topics=config.topics, seed=seed)
-        for seed in range(config.seeds)
-    }
-    for seed, corpus in documents.items():
+    for seed in range(config.seeds):
+        corpus = draw_documents(documents=config.documents, topics=config.topics, seed=seed)
         np.savez(folder / f"corpus-{seed}.npz", **asdict(corpus))
     generator = numpy_generator(0, "parity draws")
     steps, users = max(MARKS), config.replayed
-    fed: dict[str, NDArray[Any]] = {
-        "interest_UZ": generator.standard_normal((users, config.topics)).astype(np.float32),
-        "slate_TUK": np.stack([_slates(generator, users, config) for _ in range(steps)]),
-        "noise_TUC": generator.gumbel(size=(steps, users, config.slate + 1)).astype(np.float32),
-    }
-    everything: dict[str, Any] = asdict(documents[0]) | fed
-    np.savez(folder / "fed.npz", **everything)
+    np.savez(
+        folder / "fed.npz",
+        interest_UZ=generator.standard_normal((users, config.topics)).astype(np.float32),
+        slate_TUK=np.stack([_slates(generator, users, config) for _ in range(steps)]),
+        noise_TUC=generator.gumbel(size=(steps, users, config.slate + 1)).astype(np.float32),
+    )
     settings = {
         "what": ["story", "exact"], "threads": torch.get_num_threads(), "users": config.users,
-        "documents": config.documents, "topics": config.topics, "slate": config.slate, "seeds": list(documents),
-        "marks": list(MARKS), "recommenders": list(RECOMMENDERS), "corpus_documents": _corpus_size(config),
-        "replayed": users,
+        "documents": config.documents, "topics": config.topics, "slate": config.slate,
+        "seeds": list(range(config.seeds)), "marks": list(MARKS), "recommenders": list(RECOMMENDERS),
+        "corpus_documents": _corpus_size(config), "replayed": users,
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
-    return fed, documents
 
 
 def _slates(generator: np.random.Generator, users: int, config: ParityBench) -> NDArray[np.int64]:
@@ -115,32 +128,11 @@ def _corpus_size(config: ParityBench) -> int:
     return 5 * config.users
 
 
-def _compare(
-    config: ParityBench,
-    out: Path,
-    fed: Mapping[str, NDArray[Any]],
-    documents: Mapping[int, Documents],
-    dynamics: Dynamics,
-) -> dict[str, Any]:
-    tested = []
-    for recommender in RECOMMENDERS:
-        for seed, corpus in documents.items():
-            ours = simulate(
-                corpus, users=config.users, slate=config.slate, marks=MARKS, recommender=recommender, seed=seed,
-                dynamics=dynamics,
-            )  # fmt: skip
-            theirs = Sessions(**_read(out / f"{recommender}-{seed}", Sessions))
-            tested += compare_sessions(ours, theirs, marks=MARKS, where=f"{recommender}, seed {seed}")
-    drawn = draw_documents(documents=_corpus_size(config), topics=config.topics, seed=config.seeds)
-    tested += compare_documents(drawn, Documents(**_read(out, Documents)))
-    exact = _replays(documents[0], fed, out / "exact", dynamics)
-    found = verdict(tested, exact)
-    say(found.as_markdown())
-    return found.as_json()
-
-
-def _replays(corpus: Documents, fed: Mapping[str, NDArray[Any]], stock: Path, dynamics: Dynamics) -> list[Exact]:
+def _replays(task: Path, stock: Path, dynamics: Dynamics) -> list[Exact]:
     """Each step from stock's own interest before it, and whole sessions."""
+    corpus = _corpus(task / "corpus-0.npz")
+    with np.load(task / "fed.npz") as arrays:
+        fed: dict[str, NDArray[Any]] = dict(arrays)
     whole = replay(corpus, **fed, dynamics=dynamics)
     theirs = {name: np.load(stock / f"{name}.npy") for name in whole}
     before_TUZ = np.concatenate([fed["interest_UZ"][None], theirs["interest_TUZ"][:-1]])
@@ -150,6 +142,11 @@ def _replays(corpus: Documents, fed: Mapping[str, NDArray[Any]], stock: Path, dy
         *compare_replays(single, theirs, noise_TUC=noise_TUC, tolerance=STEP_TOLERANCE, where="one step"),
         *compare_replays(whole, theirs, noise_TUC=noise_TUC, tolerance=SESSION_TOLERANCE, where="sessions"),
     ]
+
+
+def _corpus(path: Path) -> Documents:
+    with np.load(path) as arrays:
+        return Documents(**arrays)
 
 
 def _read(folder: Path, kind: type) -> dict[str, NDArray[Any]]:

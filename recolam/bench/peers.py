@@ -98,7 +98,7 @@ def measure(name: str, *, python: Path, task: Path, out: Path) -> Result:
 def run_script(script: str, *, python: Path, task: Path, out: Path, what: str) -> dict[str, Any]:
     """Runs a script of `peer_scripts` on the task in a process of its own; what it wrote to `out`/result.json.
 
-    It gets as many OpenMP threads as the task's settings say.
+    It gets as many OpenMP threads as the task's settings say. Under this process's own Python it imports this recolam.
 
     Raises:
         ConfigError: the process failed; `what` failed, and the end of its output is quoted.
@@ -107,6 +107,8 @@ def run_script(script: str, *, python: Path, task: Path, out: Path, what: str) -
     settings = json.loads((task / "settings.json").read_text())
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     environment |= {"OMP_NUM_THREADS": str(settings["threads"])}
+    if python == Path(sys.executable):
+        environment |= {"PYTHONPATH": str(SCRIPTS.parents[2])}  # the recolam that asks, not another installed one
     done = _run([str(python), str(SCRIPTS / script), str(task), str(out)], environment)
     if done.returncode:
         raise ConfigError(f"{what} ended with code {done.returncode}: {_tail(done)}")

@@ -92,7 +92,7 @@ def _trajectory(settings: dict[str, Any], fields: dict[str, Any], recommender: s
 
 def exact(task: Path, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     fed = arrays_of(task / "fed.npz")
-    documents = documents_value(fed)
+    documents = documents_value(arrays_of(task / f"corpus-{settings['seeds'][0]}.npz"))
     config = config_of({**settings, "users": settings["replayed"]})
     users = user.InterestEvolutionUser(config, choice_model_ctor=FedChoice)
     model = users._choice_model

@@ -19,7 +19,7 @@ _CLEAR = 1e-3  # a choice whose two best options lie closer may fall either way 
 
 
 @dataclass(frozen=True)
-class Tested:
+class TwoSample:
     """One two-sample test: `p` alone, `adjusted` among all of its family (Holm)."""
 
     name: str
@@ -46,7 +46,7 @@ class Verdict:
     """
 
     level: float
-    tested: tuple[Tested, ...]
+    tested: tuple[TwoSample, ...]
     exact: tuple[Exact, ...]
 
     @property
@@ -83,17 +83,17 @@ class Verdict:
         return "\n".join(lines)
 
 
-def verdict(tested: Sequence[Tested], exact: Sequence[Exact], *, level: float = 0.01) -> Verdict:
+def verdict(tested: Sequence[TwoSample], exact: Sequence[Exact], *, level: float = 0.01) -> Verdict:
     """Corrects all tests together and judges."""
     adjusted_P = holm(np.array([found.p for found in tested], dtype=np.float64))
     corrected = tuple(
-        Tested(found.name, found.test, found.p, float(adjusted))
+        TwoSample(found.name, found.test, found.p, float(adjusted))
         for found, adjusted in zip(tested, adjusted_P, strict=True)
     )
     return Verdict(level, corrected, tuple(exact))
 
 
-def compare_sessions(ours: Sessions, stock: Sessions, *, marks: Sequence[int], where: str) -> list[Tested]:
+def compare_sessions(ours: Sessions, stock: Sessions, *, marks: Sequence[int], where: str) -> list[TwoSample]:
     """Choices, consumed time and interest at each mark, and the reward. Users are independent given the corpus.
 
     Steps of one user are not, so each test takes one step, or one sum, of each user.
@@ -105,7 +105,7 @@ def compare_sessions(ours: Sessions, stock: Sessions, *, marks: Sequence[int], w
     found = []
     for place, mark in enumerate(marks):
         at = f"{where}, step {mark}"
-        found.append(Tested(f"{at}: choice", "chi-square", chi_square(ours.choice_TU[mark], stock.choice_TU[mark])))
+        found.append(TwoSample(f"{at}: choice", "chi-square", chi_square(ours.choice_TU[mark], stock.choice_TU[mark])))
         found.append(_ks(f"{at}: consumed time", ours.time_TU[mark], stock.time_TU[mark]))
         mine_UZ, theirs_UZ = ours.interest_MUZ[place], stock.interest_MUZ[place]
         found += [
@@ -114,15 +114,15 @@ def compare_sessions(ours: Sessions, stock: Sessions, *, marks: Sequence[int], w
         ]
         norms = (np.linalg.norm(interest_UZ, axis=1) for interest_UZ in (mine_UZ, theirs_UZ))
         found.append(_ks(f"{at}: length of interest", *norms))
-    found.append(Tested(f"{where}: mean reward", "Welch", welch(ours.reward_U, stock.reward_U)))
+    found.append(TwoSample(f"{where}: mean reward", "Welch", welch(ours.reward_U, stock.reward_U)))
     found.append(_ks(f"{where}: reward", ours.reward_U, stock.reward_U))
     return found
 
 
-def compare_documents(ours: Documents, stock: Documents) -> list[Tested]:
+def compare_documents(ours: Documents, stock: Documents) -> list[TwoSample]:
     """Topics, quality, length, and each feature of two corpora drawn independently."""
     found = [
-        Tested("corpus: topic", "chi-square", chi_square(ours.topic_D, stock.topic_D)),
+        TwoSample("corpus: topic", "chi-square", chi_square(ours.topic_D, stock.topic_D)),
         _ks("corpus: quality", ours.quality_D, stock.quality_D),
         _ks("corpus: length", ours.length_D, stock.length_D),
     ]
@@ -160,5 +160,5 @@ def compare_replays(
     return found
 
 
-def _ks(name: str, first_N: NDArray[Any], second_M: NDArray[Any]) -> Tested:
-    return Tested(name, "Kolmogorov-Smirnov", kolmogorov_smirnov(first_N, second_M))
+def _ks(name: str, first_N: NDArray[Any], second_M: NDArray[Any]) -> TwoSample:
+    return TwoSample(name, "Kolmogorov-Smirnov", kolmogorov_smirnov(first_N, second_M))
