@@ -70,7 +70,7 @@ def simulate(config: SimulateBench) -> dict[str, Any]:
         write_task(Path(folder) / "task", config, sizes)
         if config.peers:
             stock = peer_python(RECSIM_NG, Home.at(config.home or None))
-            found = _race({"recolam": Path(sys.executable), "stock": stock}, Path(folder), repeats=config.repeats)
+            found = race({"recolam": Path(sys.executable), "stock": stock}, Path(folder), repeats=config.repeats)
         else:
             found = {"recolam": [timed_runs(Path(folder) / "task")]}
     table = compare(found, steps=config.steps, users={name_of(*size): size[0] for size in sizes})
@@ -107,8 +107,8 @@ def write_task(folder: Path, config: SimulateBench, sizes: Sequence[tuple[int, i
     (folder / "settings.json").write_text(json.dumps(settings))
 
 
-def _race(pythons: Mapping[str, Path], folder: Path, *, repeats: int) -> dict[str, list[list[dict[str, Any]]]]:
-    """What each contestant timed in each round; they run in turn, each in a process of its own."""
+def race(pythons: Mapping[str, Path], folder: Path, *, repeats: int) -> dict[str, list[list[dict[str, Any]]]]:
+    """Runs the contestants on `folder`/task in turn, each in a process of its own; what each timed, by round."""
     found: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in pythons}
     with Progress("bench simulate", total=repeats * len(pythons)) as progress:
         for turn in range(repeats):

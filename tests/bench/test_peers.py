@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from recolam.bench.peers import PEERS, SCRIPTS, Peer, Result, measure, peer_python, uv_environment
+from recolam.bench.peers import PEERS, RECSIM_NG, SCRIPTS, Peer, Result, measure, peer_python, uv_environment
 from recolam.bench.pretrain import figures, race, ratios, write_task
 from recolam.contracts.dataset import UNKNOWN, TokenisedDataset
 from recolam.contracts.home import Home
@@ -223,6 +223,26 @@ def test_other_requirements_make_an_environment_anew(tmp_path: Path) -> None:
     witness.touch()
     peer_python(peer(tmp_path, "# nothing else\n"), home)
     assert not witness.exists()
+
+
+@pytest.mark.usefixtures("offline")
+def test_other_overrides_make_an_environment_anew(tmp_path: Path) -> None:
+    home, overrides = Home.at(tmp_path), tmp_path / "overrides.txt"
+    overrides.write_text("tensorflow ; python_version < '3'\n")
+    known = replace(peer(tmp_path, "# nothing\n"), overrides=overrides)
+    witness = peer_python(known, home).with_name("witness")
+    witness.touch()
+    peer_python(known, home)
+    assert witness.exists()
+    overrides.write_text("jax ; python_version < '3'\n")
+    peer_python(known, home)
+    assert not witness.exists()
+
+
+def test_stock_recsim_ng_is_pinned_with_everything_it_needs() -> None:
+    lines = [line for line in RECSIM_NG.requirements.read_text().splitlines() if not line.startswith("#")]
+    assert f"recsim-ng=={RECSIM_NG.version}" in lines
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
 
 
 @pytest.mark.usefixtures("offline")
