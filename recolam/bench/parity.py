@@ -23,17 +23,18 @@ from recolam.world.parity.dynamics import (
     RECOMMENDERS,
     STOCK_DYNAMICS,
     Documents,
-    Dynamics,
     Sessions,
+    World,
     draw_documents,
-    replay,
-    simulate,
+    world_of,
 )
 
 MARKS = (1, 10, 50)
 STEP_TOLERANCE = 2e-5  # the squash multiplies the rounding of a sigmoid near 1/2, 6e-8, by 40
 SESSION_TOLERANCE = 1e-3  # bad documents repel, so an error of rounding can grow by a tenth a step
 SCRIPT = "run_recsim_ng.py"
+WORLD = world_of(STOCK_DYNAMICS)
+"""What is compared with stock."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def parity(config: ParityBench) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         found = ask_stock(config, Path(folder), python=python)
         asked = time.perf_counter()
-        judged = judge(config, Path(folder), dynamics=STOCK_DYNAMICS)
+        judged = judge(config, Path(folder), world=WORLD)
     say(judged.as_markdown())
     seconds = {"environment": made - begin, "stock": asked - made, "ours and tests": time.perf_counter() - asked}
     return {**judged.as_json(), "seconds": seconds, "stock": found}
@@ -80,21 +81,21 @@ def ask_stock(config: ParityBench, folder: Path, *, python: Path) -> dict[str, A
     return run_script(SCRIPT, python=python, task=folder / "task", out=folder / "out", what="stock RecSim NG")
 
 
-def judge(config: ParityBench, folder: Path, *, dynamics: Dynamics) -> Verdict:
-    """Compares these dynamics with what stock answered in `folder`."""
+def judge(config: ParityBench, folder: Path, *, world: World) -> Verdict:
+    """Compares this world with what stock answered in `folder`."""
     task, out = folder / "task", folder / "out"
     tested = []
     for recommender in RECOMMENDERS:
         for seed in range(config.seeds):
-            ours = simulate(
+            ours = world.simulate(
                 _corpus(task / f"corpus-{seed}.npz"), users=config.users, slate=config.slate, marks=MARKS,
-                recommender=recommender, seed=seed, dynamics=dynamics,
+                recommender=recommender, seed=seed,
             )  # fmt: skip
             theirs = Sessions(**_read(out / f"{recommender}-{seed}", Sessions))
             tested += compare_sessions(ours, theirs, marks=MARKS, where=f"{recommender}, seed {seed}")
     drawn = draw_documents(documents=_corpus_size(config), topics=config.topics, seed=config.seeds)
     tested += compare_documents(drawn, Documents(**_read(out, Documents)))
-    return verdict(tested, _replays(task, out / "exact", dynamics))
+    return verdict(tested, _replays(task, out / "exact", world))
 
 
 def write_task(folder: Path, config: ParityBench) -> None:
@@ -128,15 +129,15 @@ def _corpus_size(config: ParityBench) -> int:
     return 5 * config.users
 
 
-def _replays(task: Path, stock: Path, dynamics: Dynamics) -> list[Exact]:
+def _replays(task: Path, stock: Path, world: World) -> list[Exact]:
     """Each step from stock's own interest before it, and whole sessions."""
     corpus = _corpus(task / "corpus-0.npz")
     with np.load(task / "fed.npz") as arrays:
         fed: dict[str, NDArray[Any]] = dict(arrays)
-    whole = replay(corpus, **fed, dynamics=dynamics)
+    whole = world.replay(corpus, **fed)
     theirs = {name: np.load(stock / f"{name}.npy") for name in whole}
     before_TUZ = np.concatenate([fed["interest_UZ"][None], theirs["interest_TUZ"][:-1]])
-    single = replay(corpus, **fed, before_TUZ=before_TUZ, dynamics=dynamics)
+    single = world.replay(corpus, **fed, before_TUZ=before_TUZ)
     noise_TUC = fed["noise_TUC"]
     return [
         *compare_replays(single, theirs, noise_TUC=noise_TUC, tolerance=STEP_TOLERANCE, where="one step"),

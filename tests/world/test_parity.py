@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recolam.bench.parity import ParityBench, ask_stock, judge
+from recolam.bench.parity import WORLD, ParityBench, ask_stock, judge
 from recolam.bench.peers import RECSIM_NG, peer_python
 from recolam.contracts.home import Home
 from recolam.world.parity import dynamics as world
@@ -27,6 +27,7 @@ from recolam.world.parity.dynamics import (
     random_slates,
     replay,
     simulate,
+    world_of,
 )
 from recolam.world.parity.two_samples import (
     chi_square,
@@ -300,11 +301,11 @@ def test_stock_recsim_ng_and_the_torch_world_are_the_same(tmp_path: Path) -> Non
     """Stock answers once; the world without a fault passes, and worlds with one fail on the same answers."""
     config = ParityBench()
     ask_stock(config, tmp_path, python=peer_python(RECSIM_NG, Home.at(None)))
-    same = judge(config, tmp_path, dynamics=STOCK_DYNAMICS)
+    same = judge(config, tmp_path, world=WORLD)
     assert same.is_same, same.differing
     assert len(same.tested) == 2 * 3 * (3 * (2 + 10 + 1) + 2) + 3 + 10
     assert len(same.exact) == 2 * 6
     for dynamics, sign in FAULTS.values():
-        assert any(sign in name for name in judge(config, tmp_path, dynamics=dynamics).differing)
+        assert any(sign in name for name in judge(config, tmp_path, world=world_of(dynamics)).differing)
     small_fault = replace(STOCK_DYNAMICS, interests=squashed_after_choices_only)
-    assert "one step: interest_TUZ" in judge(config, tmp_path, dynamics=small_fault).differing
+    assert "one step: interest_TUZ" in judge(config, tmp_path, world=world_of(small_fault)).differing

@@ -16,6 +16,7 @@ Shape legend: U users, K slate positions, C = K + 1 options (the last is no clic
 M marks (steps whose interest is kept).
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -225,3 +226,19 @@ def _answer(
     time_U = dynamics.times(quality_D[chosen_U], length_D[chosen_U]).where(is_chosen_U, -1.0)
     after_UZ = dynamics.interests(interest_UZ, feature_DZ[chosen_U], quality_D[chosen_U], is_chosen_U)
     return (chosen_U + 1).where(is_chosen_U, -1), time_U, after_UZ
+
+
+@dataclass(frozen=True)
+class World:
+    """An implementation to compare with stock: `simulate` and `replay` with the arguments of the functions above.
+
+    Another world joins by two functions that drive it, for random and greedy slates and for fed draws.
+    """
+
+    simulate: Callable[..., Sessions]
+    replay: Callable[..., dict[str, NDArray[np.floating] | NDArray[np.integer]]]
+
+
+def world_of(dynamics: Dynamics) -> World:
+    """The sessions of this file under these dynamics."""
+    return World(functools.partial(simulate, dynamics=dynamics), functools.partial(replay, dynamics=dynamics))
