@@ -275,6 +275,14 @@ def test_replays_of_other_shapes_are_refused() -> None:
 
 def test_a_difference_that_is_no_number_is_a_difference() -> None:
     assert verdict([], [Exact("logit", math.nan, 1.0, 3)]).differing == ("logit",)
+    assert verdict([TwoSample("reward", "Welch", math.nan)], []).differing == ("reward",)
+
+
+def test_a_replay_in_which_every_choice_is_open_proves_nothing() -> None:
+    fed = draws()
+    whole = replay(corpus(), **fed)
+    found = compare_replays(whole, whole, noise_TUC=-whole["logit_TUC"], tolerance=1.0, where="")
+    assert len(verdict([], found).differing) == len(whole)
 
 
 def test_random_slates_are_uniform_over_ordered_pairs() -> None:

@@ -41,8 +41,9 @@ class Exact:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All comparisons. `is_same`: no adjusted p-value at or below the level, no difference above its tolerance.
+    """All comparisons. `is_same`: every adjusted p-value is above the level and every difference within its tolerance.
 
+    What is no number, such as the largest difference of nothing, is a difference.
     Worlds that are the same are called different by the tests with at most the chance `level`, whatever their number.
     """
 
@@ -53,7 +54,7 @@ class Verdict:
     @property
     def differing(self) -> tuple[str, ...]:
         """Names of the comparisons that tell the two apart."""
-        told = [found.name for found in self.tested if found.adjusted <= self.level]
+        told = [found.name for found in self.tested if not found.adjusted > self.level]
         return (*told, *(found.name for found in self.exact if not found.largest <= found.tolerance))
 
     @property
@@ -157,7 +158,8 @@ def compare_replays(
             raise ValueError(f"{name} is of shape {mine.shape} and {theirs.shape}")
         first, second = mine[is_clear_TU].astype(np.float64), theirs[is_clear_TU].astype(np.float64)
         scaled = np.abs(first - second) / np.maximum(1.0, np.abs(second))
-        found.append(Exact(f"{where}: {name}", float(scaled.max(initial=0.0)), tolerance, int(scaled.size)))
+        largest = float(scaled.max()) if scaled.size else np.nan
+        found.append(Exact(f"{where}: {name}", largest, tolerance, int(scaled.size)))
     return found
 
 
