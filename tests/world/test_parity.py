@@ -293,6 +293,13 @@ def test_random_slates_are_uniform_over_ordered_pairs() -> None:
     assert chi_square_tail(float(((drawn - 1000) ** 2 / 1000).sum()), freedom=5) > 0.001
 
 
+def test_choices_have_the_probabilities_of_their_logits() -> None:
+    logit_UC = torch.tensor([0.5, -1.0, 0.0]).repeat(30_000, 1)
+    counts = torch.bincount(world.draw_choice(logit_UC, generator=torch.Generator().manual_seed(0)), minlength=3)
+    expected = torch.softmax(logit_UC[0], dim=0) * 30_000
+    assert chi_square_tail(float(((counts - expected) ** 2 / expected).sum()), freedom=2) > 0.001
+
+
 def test_whole_slates_are_permutations() -> None:
     slate_UK = random_slates(50, documents=6, slate=6, generator=torch.Generator().manual_seed(0))
     assert (slate_UK.sort(dim=1).values == torch.arange(6)).all()
