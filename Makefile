@@ -20,7 +20,7 @@ export UV_FIND_LINKS
 # Some environments set this, and then every start compiles torch and Airflow anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint format types constraints install clean
+.PHONY: help run test parity lint format types constraints install clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -30,6 +30,9 @@ run: install ## Runs the demo through the Airflow DAGs, from logs to a registere
 
 test: lint types ## Lint, types and all tests.
 	$(BIN)/python -m pytest -q $(ARGS)
+
+parity: install ## Compares the simulated world with stock RecSim NG on TensorFlow, in an environment of its own.
+	$(BIN)/python -m recolam bench parity $(ARGS)
 
 lint: install ## Checks style and formatting.
 	$(BIN)/ruff check .

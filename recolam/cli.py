@@ -125,7 +125,7 @@ def recommend(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="pretrain, simulate, quality, objectives or grow.")],
+    name: Annotated[str, typer.Argument(help="pretrain, simulate, parity, quality, objectives or grow.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
     """Measure: one JSON line on stdout. Options by benchmark, each with a value:
@@ -133,7 +133,11 @@ def bench(
     **pretrain** (speed of training): --data --max-len --dim --blocks --batch-size --epochs --repeats, --peers true or
     false (RecTools and RePlay beside it), --device --precision --home.
 
-    **simulate** (speed of simulated users): --users --items --topics --slate --steps.
+    **simulate** (speed of simulated users): --users --items --topics --slate --steps --runs --story, --peers true or
+    false (stock RecSim NG beside it, at three sizes), --repeats --home.
+
+    **parity** (is the simulated world stock RecSim NG's? Exit code 1 where it is not): --users --documents --topics
+    --slate --seeds --replayed --home.
 
     **quality** (test NDCG@10 and HR@10 over training seeds, beside popularity and item-kNN): --data, --protocol loo or
     temporal, --ties hash, file or item (the last two leak an order: only to show what that is worth), --seeds N,
@@ -149,7 +153,10 @@ def bench(
     """
     from recolam import bench as benches  # torch takes seconds to import
 
-    print(json.dumps(benches.run(name, _options(context.args)), sort_keys=False))
+    answer = benches.run(name, _options(context.args))
+    print(json.dumps(answer, sort_keys=False))
+    if not answer.get("is_same", True):
+        raise typer.Exit(1)
 
 
 @app.command()

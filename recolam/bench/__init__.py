@@ -8,6 +8,7 @@ import torch
 
 from recolam.bench.grow import GrowBench, grow
 from recolam.bench.objectives import ObjectivesBench, objectives
+from recolam.bench.parity import ParityBench, parity
 from recolam.bench.pretrain import PretrainBench, pretrain
 from recolam.bench.quality import QualityBench, quality
 from recolam.bench.simulate import SimulateBench, simulate
@@ -17,6 +18,7 @@ from recolam.errors import ConfigError
 _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "pretrain": (PretrainBench, pretrain),
     "simulate": (SimulateBench, simulate),
+    "parity": (ParityBench, parity),
     "quality": (QualityBench, quality),
     "objectives": (ObjectivesBench, objectives),
     "grow": (GrowBench, grow),

@@ -27,17 +27,19 @@ _TAIL = 2000  # characters of another program's output that an error quotes
 
 @dataclass(frozen=True)
 class Peer:
-    """A library to compare with; `requirements` pins it."""
+    """A library to compare with; `requirements` pins it, `overrides` replaces what its packages declare."""
 
     name: str
     version: str
     requirements: Path
+    overrides: Path | None = None
 
 
 PEERS = (
     Peer("rectools", "0.19", SCRIPTS / "rectools.txt"),
     Peer("replay", "0.22", SCRIPTS / "replay.txt"),
 )
+RECSIM_NG = Peer("recsim-ng", "0.1.2", SCRIPTS / "recsim-ng.txt", SCRIPTS / "recsim-ng-overrides.txt")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def peer_python(peer: Peer, home: Home) -> Path:
         ConfigError: uv is missing, or cannot make the environment (the end of its output is quoted).
     """
     folder = home.runs / "peers" / f"{peer.name}-{peer.version}"
-    python, marker, digest = folder / "bin" / "python", folder / _MARKER, sha256_file(peer.requirements)
+    python, marker = folder / "bin" / "python", folder / _MARKER
+    pins = ["-r", str(peer.requirements), *(["--overrides", str(peer.overrides)] if peer.overrides else [])]
+    digest = " ".join(sha256_file(file) for file in (peer.requirements, peer.overrides) if file)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if marker.is_file() and marker.read_text() == digest and python.exists():
@@ -74,7 +78,7 @@ def peer_python(peer: Peer, home: Home) -> Path:
         say(f"making the environment of {peer.name} {peer.version}")
         shutil.rmtree(folder, ignore_errors=True)
         _uv("venv", "--quiet", "--python", sys.executable, str(folder), peer=peer)
-        _uv("pip", "install", "--quiet", "--python", str(python), "-r", str(peer.requirements), peer=peer)
+        _uv("pip", "install", "--quiet", "--python", str(python), *pins, peer=peer)
         marker.write_text(digest)
     return python
 
@@ -85,18 +89,31 @@ def measure(name: str, *, python: Path, task: Path, out: Path) -> Result:
     Raises:
         ConfigError: the process failed; the end of its output is quoted.
     """
+    found = run_script(f"run_{name}.py", python=python, task=task, out=out, what=f"bench pretrain: {name}")
+    named = {key: found.pop(key) for key in ("epoch_s", "cpu_s", "users", "tokens", "versions")}
+    ranks = out / "rank_Q.npy"
+    return Result(**named, more=found, rank_Q=np.load(ranks) if ranks.is_file() else None)
+
+
+def run_script(script: str, *, python: Path, task: Path, out: Path, what: str) -> dict[str, Any]:
+    """Runs a script of `peer_scripts` on the task in a process of its own; what it wrote to `out`/result.json.
+
+    It gets as many OpenMP threads as the task's settings say. Under this process's own Python it imports this recolam.
+
+    Raises:
+        ConfigError: the process failed; `what` failed, and the end of its output is quoted.
+    """
     out.mkdir(parents=True)
     settings = json.loads((task / "settings.json").read_text())
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     environment |= {"OMP_NUM_THREADS": str(settings["threads"])}
-    command = [str(python), str(SCRIPTS / f"run_{name}.py"), str(task), str(out)]
-    done = _run(command, environment)
+    if python == Path(sys.executable):
+        environment |= {"PYTHONPATH": str(SCRIPTS.parents[2])}  # the recolam that asks, not another installed one
+    done = _run([str(python), str(SCRIPTS / script), str(task), str(out)], environment)
     if done.returncode:
-        raise ConfigError(f"bench pretrain: {name} ended with code {done.returncode}: {_tail(done)}")
-    found = json.loads((out / "result.json").read_text())
-    named = {key: found.pop(key) for key in ("epoch_s", "cpu_s", "users", "tokens", "versions")}
-    ranks = out / "rank_Q.npy"
-    return Result(**named, more=found, rank_Q=np.load(ranks) if ranks.is_file() else None)
+        raise ConfigError(f"{what} ended with code {done.returncode}: {_tail(done)}")
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
 
 
 def _uv(*arguments: str, peer: Peer) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from recolam.bench.peers import PEERS, SCRIPTS, Peer, Result, measure, peer_python, uv_environment
+from recolam.bench.peers import PEERS, RECSIM_NG, SCRIPTS, Peer, Result, measure, peer_python, uv_environment
 from recolam.bench.pretrain import figures, race, ratios, write_task
 from recolam.contracts.dataset import UNKNOWN, TokenisedDataset
 from recolam.contracts.home import Home
@@ -226,6 +226,26 @@ def test_other_requirements_make_an_environment_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
+def test_other_overrides_make_an_environment_anew(tmp_path: Path) -> None:
+    home, overrides = Home.at(tmp_path), tmp_path / "overrides.txt"
+    overrides.write_text("tensorflow ; python_version < '3'\n")
+    known = replace(peer(tmp_path, "# nothing\n"), overrides=overrides)
+    witness = peer_python(known, home).with_name("witness")
+    witness.touch()
+    peer_python(known, home)
+    assert witness.exists()
+    overrides.write_text("jax ; python_version < '3'\n")
+    peer_python(known, home)
+    assert not witness.exists()
+
+
+def test_stock_recsim_ng_is_pinned_with_everything_it_needs() -> None:
+    lines = [line for line in RECSIM_NG.requirements.read_text().splitlines() if not line.startswith("#")]
+    assert f"recsim-ng=={RECSIM_NG.version}" in lines
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
+
+
+@pytest.mark.usefixtures("offline")
 def test_an_environment_that_cannot_be_made_is_an_error_that_quotes_uv(tmp_path: Path) -> None:
     broken = peer(tmp_path, "recolam-no-such-package==1.0\n")
     for _ in range(2):  # the second time the folder is there, and still not taken for whole
@@ -264,7 +284,9 @@ def test_peers_run_on_recolams_torch(known: Peer) -> None:
     assert (SCRIPTS / f"run_{known.name}.py").is_file()
 
 
-@pytest.mark.parametrize("script", ["contestant.py", *(f"run_{known.name}.py" for known in PEERS)])
+@pytest.mark.parametrize(
+    "script", ["contestant.py", "recsim_story.py", "run_recsim_ng.py", *(f"run_{known.name}.py" for known in PEERS)]
+)
 def test_scripts_of_peers_do_without_recolam(script: str) -> None:
     tree = ast.parse((SCRIPTS / script).read_text())
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

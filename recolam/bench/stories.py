@@ -1,0 +1,95 @@
+"""The worlds that `bench simulate` can time: each makes a function that runs all steps of all users once.
+
+Shape legend: U users, K slate positions, N token ids, D documents, Z topics, T steps.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from recolam.contracts.dataset import FIRST_ITEM
+from recolam.seeding import torch_generator
+from recolam.world.environment import SimulatedUsers
+from recolam.world.interest_evolution import Corpus, InterestEvolutionConfig, InterestEvolutionUsers, StartStates
+from recolam.world.parity.dynamics import Documents, random_slates, simulate
+
+Run = Callable[[int], None]
+"""seed -> one run: new users, then `steps` slates and answers."""
+
+Story = Callable[[Documents, Tensor | None, Mapping[str, Any]], Run]
+"""corpus, fed slates int64 [T, U, K] or None for random ones, settings (users, topics, slate, steps) -> Run."""
+
+
+def world(documents: Documents, slate_TUK: Tensor | None, settings: Mapping[str, Any]) -> Run:
+    """recolam's interest-evolution users in their environment, with history, budget and checks; nobody leaves."""
+    users, count = settings["users"], len(documents.topic_D)
+    _, quality_D, feature_DZ, length_D = documents.tensors()
+    corpus = Corpus(
+        feature_NZ=pad(feature_DZ, (0, 0, FIRST_ITEM, 0)),
+        quality_N=pad(quality_D, (FIRST_ITEM, 0)),
+        length_N=pad(length_D, (FIRST_ITEM, 0)),
+    )
+    config = InterestEvolutionConfig(slate_size=settings["slate"], position_bias=0.0, budget=float("inf"))
+
+    @torch.no_grad()
+    def run(seed: int) -> None:
+        generator = torch_generator(seed, "bench simulate")
+        start = StartStates(
+            history_PT=torch.zeros(users, 8, dtype=torch.int64),
+            length_P=torch.zeros(users, dtype=torch.int64),
+            interest_PZ=torch.randn(users, settings["topics"], generator=generator),
+        )
+        environment = SimulatedUsers(
+            InterestEvolutionUsers(config, corpus, start, is_sampled=False), horizon=settings["steps"]
+        )
+        environment.reset(users=users, seed=seed)
+        for step in range(settings["steps"]):
+            if slate_TUK is None:
+                slate_UK = random_slates(users, documents=count, slate=settings["slate"], generator=generator)
+            else:
+                slate_UK = slate_TUK[step]
+            environment.step(slate_UK + FIRST_ITEM)
+
+    return run
+
+
+def functions(documents: Documents, slate_TUK: Tensor | None, settings: Mapping[str, Any]) -> Run:
+    """The pure functions of `recolam.world.parity.dynamics`, with nothing around them."""
+
+    def run(seed: int) -> None:
+        simulate(
+            documents, users=settings["users"], slate=settings["slate"], marks=(settings["steps"] - 1,),
+            recommender="random", seed=seed, slate_TUK=slate_TUK,
+        )  # fmt: skip
+
+    return run
+
+
+STORIES: dict[str, Story] = {"world": world, "functions": functions}
+
+
+def timed_runs(task: Path) -> list[dict[str, Any]]:
+    """Seconds of each run for each size and source of slates of a task written by `bench simulate`, the first apart."""
+    settings = json.loads((task / "settings.json").read_text())
+    found = []
+    for size in settings["sizes"]:
+        with np.load(task / f"corpus-{size['documents']}.npz") as arrays:
+            documents = Documents(**arrays)
+        with np.load(task / f"slates-{size['name']}.npz") as arrays:
+            slate_TUK = torch.from_numpy(arrays["slate_TUK"])
+        for slates in settings["slates"]:
+            run = STORIES[settings["story"]](documents, slate_TUK if slates == "fed" else None, settings | size)
+            seconds = []
+            for seed in range(1 + settings["runs"]):
+                begin = time.perf_counter()
+                run(seed)
+                seconds.append(time.perf_counter() - begin)
+            found.append({"size": size["name"], "slates": slates, "first_s": seconds[0], "seconds": seconds[1:]})
+    return found

@@ -1,0 +1,1 @@
+"""Is it the same world? Stock interest evolution beside another implementation of it, by tests and exactly."""
