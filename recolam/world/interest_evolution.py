@@ -7,7 +7,7 @@ https://arxiv.org/abs/1909.04847), for interest x, document features f, quality 
     P(choice=k)  = exp(affinity_k) / (exp(no_click) + sum_j exp(affinity_j))
     time         = sigmoid(-q) * l              (trash is watched longer: the myopic bait)
     y            = x + step_size * q * (f - x)  (good documents attract, bad ones repel)
-    x'           = 4 M (sigmoid(y / M) - 1/2)
+    x'           = 4 M (sigmoid(y / M) - 1/2)                  after every step; y = x where nothing was chosen
     budget'      = budget - time + bonus * max(q, 0) * time       after a click
                  = budget - no_click_cost                         otherwise; the user leaves at 0
 
@@ -40,6 +40,31 @@ class InterestEvolutionConfig:
     budget: float = 6.0
     budget_bonus: float = 0.5
     no_click_cost: float = 0.5
+
+
+def affinities(config: InterestEvolutionConfig, interest_BZ: Tensor, feature_BKZ: Tensor) -> Tensor:
+    """Affinity of every shown document, float [B, K]."""
+    apart_BKZ = interest_BZ[:, None] - feature_BKZ
+    distance_BK = torch.einsum("bkz,bkz->bk", apart_BKZ, apart_BKZ).sqrt()  # twice as fast as `norm`
+    affinity_BK = config.offset - config.affinity_scale * distance_BK
+    if config.position_bias == 0.0:
+        return affinity_BK
+    place_K = torch.arange(feature_BKZ.shape[1], device=interest_BZ.device)
+    return affinity_BK - config.position_bias * torch.log2(1.0 + place_K)
+
+
+def watch_time(quality: Tensor, length: Tensor) -> Tensor:
+    """Time that a chosen document is watched; any common shape."""
+    return torch.sigmoid(-quality) * length
+
+
+def next_interest(
+    config: InterestEvolutionConfig, interest_BZ: Tensor, feature_BZ: Tensor, quality_B: Tensor, is_chosen_B: Tensor
+) -> Tensor:
+    """Interest after the step, from the chosen documents' features and quality; float [B, Z]."""
+    pull_B = config.interest_step * quality_B * is_chosen_B
+    moved_BZ = interest_BZ + pull_B[:, None] * (feature_BZ - interest_BZ)
+    return 4.0 * config.max_affinity * (torch.sigmoid(moved_BZ / config.max_affinity) - 0.5)
 
 
 @dataclass(frozen=True)
@@ -92,13 +117,8 @@ class InterestEvolutionUsers:
 
     def utilities(self, interest_BZ: Tensor, slate_BK: Tensor) -> Tensor:
         """Affinity of every shown document, float [B, K]."""
-        distance_BK = (interest_BZ[:, None] - self.corpus.feature_NZ[slate_BK]).norm(dim=2)
-        place_K = torch.arange(slate_BK.shape[1], device=slate_BK.device)
-        return (
-            self.config.offset
-            - self.config.affinity_scale * distance_BK
-            - self.config.position_bias * torch.log2(1.0 + place_K)
-        )
+        feature_BKZ = self.corpus.feature_NZ.index_select(0, slate_BK.reshape(-1)).view(*slate_BK.shape, -1)
+        return affinities(self.config, interest_BZ, feature_BKZ)
 
     def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
         utility_BK = self.utilities(state.get("interest"), slate_BK)
@@ -114,22 +134,19 @@ class InterestEvolutionUsers:
     ) -> Mapping[str, Tensor]:
         choice_B, interest_BZ = response.get("choice"), state.get("interest")
         chosen_B = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
-        pull_B1 = (self.config.interest_step * self.corpus.quality_N[chosen_B])[:, None]
-        moved_BZ = interest_BZ + pull_B1 * (self.corpus.feature_NZ[chosen_B] - interest_BZ)
-        bound = self.config.max_affinity
-        squashed_BZ = 4.0 * bound * (torch.sigmoid(moved_BZ / bound) - 0.5)
         is_clicked_B = choice_B >= 0
+        feature_BZ, quality_B = self.corpus.feature_NZ.index_select(0, chosen_B), self.corpus.quality_N[chosen_B]
         budget_B = torch.where(
             state.get("is_active"), self._next_budget(state.get("budget"), choice_B, chosen_B), state.get("budget")
         )
         return common_next(state, chosen_B[:, None], is_clicked_B[:, None], response) | {
-            "interest": torch.where(is_clicked_B[:, None], squashed_BZ, interest_BZ),
+            "interest": next_interest(self.config, interest_BZ, feature_BZ, quality_B, is_clicked_B),
             "budget": budget_B,
         }
 
     def watch_time(self, item_B: Tensor) -> Tensor:
         """Time spent on an item once chosen: the reward."""
-        return torch.sigmoid(-self.corpus.quality_N[item_B]) * self.corpus.length_N[item_B]
+        return watch_time(self.corpus.quality_N[item_B], self.corpus.length_N[item_B])
 
     def greedy_slate(self, state: Value) -> Tensor:
         """The slate of largest expected watch time this step, knowing the interest; int64 [B, K]."""
@@ -137,7 +154,7 @@ class InterestEvolutionUsers:
         affinity_BN = self.config.offset - self.config.affinity_scale * distance_BN
         affinity_BN[:, :FIRST_ITEM] = -torch.inf
         affinity_BN.scatter_(1, state.get("history"), -torch.inf)
-        time_1N = (torch.sigmoid(-self.corpus.quality_N) * self.corpus.length_N)[None]
+        time_1N = watch_time(self.corpus.quality_N, self.corpus.length_N)[None]
         return best_logit_slate((affinity_BN - self.config.no_click).exp(), time_1N, k=self.slate_size)
 
     def _next_budget(self, budget_B: Tensor, choice_B: Tensor, chosen_B: Tensor) -> Tensor:

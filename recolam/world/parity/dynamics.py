@@ -1,4 +1,4 @@
-"""Stock RecSim NG's interest evolution as pure functions on torch, and whole sessions of it.
+"""Whole sessions of stock RecSim NG's interest evolution, made of the functions of `recolam.world.interest_evolution`.
 
 The story of `recsim_ng.applications.recsys_partially_observable_rl` (Mladenov et al. 2021,
 https://arxiv.org/abs/2103.08057), for interest x, and features f, quality q and length l of a document:
@@ -27,8 +27,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recolam.seeding import numpy_generator, torch_generator
+from recolam.world import interest_evolution
+from recolam.world.interest_evolution import InterestEvolutionConfig, affinities, watch_time
 
-OFFSET, NO_CLICK, STEP, BOUND, LENGTH = 2.0, 0.0, 0.1, 10.0, 2.0
+STOCK = InterestEvolutionConfig(position_bias=0.0)
+STEP, LENGTH = STOCK.interest_step, 2.0
 QUALITY_DEVIATION, FEATURE_DEVIATION = 0.1, 0.7
 RECOMMENDERS = ("random", "greedy")
 
@@ -81,21 +84,10 @@ def draw_documents(*, documents: int, topics: int, seed: int) -> Documents:
 
 def choice_logits(interest_UZ: Tensor, feature_UKZ: Tensor) -> Tensor:
     """Logits of the shown documents, no click last: float [U, C]."""
-    apart_UKZ = interest_UZ[:, None] - feature_UKZ
-    logit_UK = OFFSET - torch.einsum("ukz,ukz->uk", apart_UKZ, apart_UKZ).sqrt()  # twice as fast as `norm`
-    return torch.nn.functional.pad(logit_UK, (0, 1), value=NO_CLICK)
+    return torch.nn.functional.pad(affinities(STOCK, interest_UZ, feature_UKZ), (0, 1), value=STOCK.no_click)
 
 
-def watch_time(quality: Tensor, length: Tensor) -> Tensor:
-    """Time a chosen document is watched; any common shape."""
-    return torch.sigmoid(-quality) * length
-
-
-def next_interest(interest_UZ: Tensor, feature_UZ: Tensor, quality_U: Tensor, is_chosen_U: Tensor) -> Tensor:
-    """Interest after the step, from the chosen documents' features and quality: float [U, Z]."""
-    pull_U = STEP * quality_U * is_chosen_U
-    moved_UZ = interest_UZ + pull_U[:, None] * (feature_UZ - interest_UZ)
-    return 4.0 * BOUND * (torch.sigmoid(moved_UZ / BOUND) - 0.5)
+next_interest = functools.partial(interest_evolution.next_interest, STOCK)
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ STOCK_DYNAMICS = Dynamics()
 def greedy_slate(interest_UZ: Tensor, documents: Documents, *, slate: int) -> Tensor:
     """Documents of the largest sigmoid(2 - ||x - f||) sigmoid(-q) l, best first: int64 [U, K]. It knows x."""
     _, quality_D, feature_DZ, length_D = documents.tensors()
-    chance_UD = torch.sigmoid(OFFSET - torch.cdist(interest_UZ, feature_DZ))
+    chance_UD = torch.sigmoid(STOCK.offset - torch.cdist(interest_UZ, feature_DZ))
     return (chance_UD * watch_time(quality_D, length_D)).topk(slate, dim=1).indices
 
 
