@@ -141,7 +141,7 @@ def bench(
 
     **quality** (test NDCG@10 and HR@10 over training seeds, beside popularity and item-kNN): --data, --protocol loo or
     temporal, --ties hash, file or item (the last two leak an order: only to show what that is worth), --seeds N,
-    --preset two-cores, dense or sparse, --config FILE of settings over it, --workers trainings side by side,
+    --preset two-cores or sparse, --config FILE of settings over it, --workers trainings side by side,
     --temporal true or false (with loo: train for the temporal split too), --home DIR for results and checkpoints. What
     is done is not done again; a killed command goes on.
 

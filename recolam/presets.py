@@ -94,10 +94,6 @@ SEQUENCE: dict[str, dict[str, Any]] = {
         "width": 128, "blocks": 2, "heads": 2, "dropout": 0.2, "use_text": False,
         "training": {**_RANKER, "epochs": 16, "batch_size": 32, "max_len": 200, "validation_queries": 10_000},
     },
-    "dense": {
-        "width": 256, "blocks": 2, "heads": 2, "dropout": 0.3, "use_text": False,
-        "training": {**_RANKER, "epochs": 30, "batch_size": 32, "max_len": 200, "validation_queries": 10_000},
-    },
     "sparse": {
         "width": 256, "blocks": 2, "heads": 2, "dropout": 0.5,
         "training": {
