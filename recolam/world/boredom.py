@@ -77,10 +77,12 @@ class BoredomUsers:
         feature_NZ: item features by token id; rows of special tokens are not shown.
 
     Raises:
-        ValueError: features over another number of topics than the config's.
+        ValueError: features over another number of topics than the config's, or fewer than five topics.
     """
 
     def __init__(self, config: BoredomConfig, feature_NZ: Tensor) -> None:
+        if config.topics < max(_USER_TOPICS):
+            raise ValueError(f"{config.topics} topics; users like up to {max(_USER_TOPICS)}")
         if feature_NZ.shape[1] != config.topics:
             raise ValueError(f"features over {feature_NZ.shape[1]} topics in a world of {config.topics}")
         self.config, self.feature_NZ = config, feature_NZ
@@ -126,10 +128,14 @@ class BoredomUsers:
         following = self.next_state(state, slate_BK, first, generator)
         return {**following, "step": start["step"], "clicked_step": following["clicked_step"] - 1}
 
-    def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+    def respond(
+        self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
         probability_BK = self.click_probability(state, slate_BK)
         draw_BK = torch.rand(probability_BK.shape, generator=generator, device=probability_BK.device)
         is_clicked_BK = draw_BK < probability_BK
+        if is_available_BK is not None:  # clicks are independent of each other
+            is_clicked_BK = is_clicked_BK & is_available_BK
         reward_B = is_clicked_BK.sum(dim=1).float()
         return {"is_clicked": is_clicked_BK, "reward": reward_B, "is_leaving": torch.zeros_like(reward_B).bool()}
 
@@ -169,11 +175,12 @@ class BoredomUsers:
             "bored_steps": bored_steps_BZ,
         }
 
-    def greedy_slate(self, state: Value) -> Tensor:
+    def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
         """The K items of largest click probability now, best first; int64 [B, K]."""
         score_BN = self.present_taste(state) @ self.feature_NZ.T
-        score_BN[:, :FIRST_ITEM] = -torch.inf
-        return score_BN.topk(self.slate_size, dim=1).indices
+        if is_available_BN is not None:
+            score_BN.masked_fill_(~is_available_BN, -torch.inf)
+        return score_BN[:, FIRST_ITEM:].topk(self.slate_size, dim=1).indices + FIRST_ITEM
 
     def _next_boredom(self, state: Value, topic_BR: Tensor, step_BR: Tensor, clicks_B: Tensor) -> tuple[Tensor, Tensor]:
         """Who is bored of what at the next step, and for how many steps yet (the whole window where not bored)."""

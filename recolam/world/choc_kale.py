@@ -8,6 +8,7 @@ choc in the share c of [0, 1], kale in the rest; x is the user's net exposure to
     x'          = memory * x + 2 (1/2 - c) + noise * Normal(0, 1)
 
 Of a slate of several items one is always chosen, by a multinomial logit over `craving` * c; a slate of one is RecSim's.
+Where nothing shown is available, nothing is chosen and the reward is 0.
 The reward is the engagement; sessions end at the horizon.
 Shape legend: B users, K slate, N token ids.
 """
@@ -64,16 +65,18 @@ class ChocKaleUsers:
         empty_BT = torch.zeros(users, config.capacity, dtype=torch.int64, device=device)
         return common_initial(empty_BT, empty_BT[:, 0].clone()) | {"exposure": exposure_B.to(device)}
 
-    def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+    def respond(
+        self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
         choc_BK = self.choc_N[slate_BK]
         never_B = torch.full_like(choc_BK[:, 0], -torch.inf)
-        choice_B = sample_choice(self.config.craving * choc_BK, never_B, generator)
-        choc_B = choc_BK.gather(1, choice_B[:, None])[:, 0]
+        choice_B = sample_choice(self.config.craving * choc_BK, never_B, generator, is_available_BK=is_available_BK)
+        choc_B = choc_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
         mean_B, sd_B = self.engagement(state, choc_B)
         noise_B = torch.randn(len(mean_B), generator=generator, device=mean_B.device)
         return {
             "choice": choice_B,
-            "reward": (mean_B + sd_B * noise_B).exp(),
+            "reward": (mean_B + sd_B * noise_B).exp().where(choice_B >= 0, 0.0),
             "is_leaving": torch.zeros_like(choice_B, dtype=torch.bool),
         }
 
@@ -88,10 +91,12 @@ class ChocKaleUsers:
             "exposure": torch.where(is_chosen_B1[:, 0], moved_B, exposure_B)
         }
 
-    def greedy_slate(self, state: Value) -> Tensor:
+    def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
         """The items of most choc: they are enjoyed most now, whatever the exposure; int64 [B, K]."""
-        best_K = self.choc_N[FIRST_ITEM:].topk(self.slate_size).indices + FIRST_ITEM
-        return best_K.expand(len(state.get("step")), -1)
+        choc_BN = self.choc_N.expand(len(state.get("step")), -1)
+        if is_available_BN is not None:
+            choc_BN = choc_BN.masked_fill(~is_available_BN, -torch.inf)
+        return choc_BN[:, FIRST_ITEM:].topk(self.slate_size, dim=1).indices + FIRST_ITEM
 
     def engagement(self, state: Value, choc_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the logarithm of engagement, float [B] both."""

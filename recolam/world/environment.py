@@ -98,6 +98,6 @@ class SimulatedUsers:
             raise ValueError(f"slates of shape {tuple(slate_BK.shape)}, {slate_BK.dtype}; expected {expected}, int64")
         if int(slate_BK.min()) < FIRST_ITEM or int(slate_BK.max()) >= self.tokens:
             raise ValueError(f"slates name tokens outside the items {FIRST_ITEM} to {self.tokens - 1}")
-        ordered_BK = slate_BK.sort(dim=1).values
-        if bool((ordered_BK[:, 1:] == ordered_BK[:, :-1]).any()):
+        is_equal_BKK = slate_BK[:, :, None] == slate_BK[:, None]  # faster than sorting rows this short
+        if int(is_equal_BKK.sum()) > slate_BK.numel():
             raise ValueError("a slate shows an item twice")

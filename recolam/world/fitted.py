@@ -138,10 +138,15 @@ class FittedUsers:
         return common_initial(history_BT, length_B) | {"taste": taste_BD}
 
     @torch.no_grad()
-    def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+    def respond(
+        self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
         taste_BD = state.get("taste")
         choice_B = sample_choice(
-            self.response.utilities(taste_BD, slate_BK), self.response.no_click(taste_BD)[:, 0], generator
+            self.response.utilities(taste_BD, slate_BK),
+            self.response.no_click(taste_BD)[:, 0],
+            generator,
+            is_available_BK=is_available_BK,
         )
         is_clicked_B = choice_B >= 0
         chosen_B1 = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])
@@ -173,14 +178,16 @@ class FittedUsers:
         return (probability_BK * self.response.reward_given_choice(state_BD, slate_BK)).sum(dim=1)
 
     @torch.no_grad()
-    def greedy_slate(self, state: Value) -> Tensor:
+    def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
         """The K items of largest exp(utility) x (reward - value of the slate): the best unordered slate of a
         multinomial logit (Rusmevichientong et al. 2010), its best item first."""
         taste_BD = state.get("taste")
         utility_BN = self.response.catalogue_utilities(taste_BD)
-        utility_BN[:, :FIRST_ITEM] = -torch.inf
         utility_BN.scatter_(1, state.get("history"), -torch.inf)
+        if is_available_BN is not None:
+            utility_BN = utility_BN.masked_fill(~is_available_BN, -torch.inf)
         weight_BN = (utility_BN - self.response.no_click(taste_BD)).exp()
         reward_BN = (taste_BD @ self.response.reward_match) @ self.response.item_ND.T
         reward_BN = reward_BN + self.response.reward_item(self.response.item_ND)[:, 0]
-        return best_logit_slate(weight_BN, reward_BN, k=self.slate_size)
+        best_BK = best_logit_slate(weight_BN[:, FIRST_ITEM:], reward_BN[:, FIRST_ITEM:], k=self.slate_size)
+        return best_BK + FIRST_ITEM

@@ -11,7 +11,7 @@ https://arxiv.org/abs/1909.04847), for interest x, document features f, quality 
     budget'      = budget - time + bonus * max(q, 0) * time       after a click
                  = budget - no_click_cost                         otherwise; the user leaves at 0
 
-Shape legend: B users, P bank of start states, T history, K slate, N token ids, Z topics.
+Shape legend: B users, P bank of start states, T history, K slate, N token ids, I items, Z topics.
 """
 
 from collections.abc import Mapping
@@ -120,10 +120,12 @@ class InterestEvolutionUsers:
         feature_BKZ = self.corpus.feature_NZ.index_select(0, slate_BK.reshape(-1)).view(*slate_BK.shape, -1)
         return affinities(self.config, interest_BZ, feature_BKZ)
 
-    def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+    def respond(
+        self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
         utility_BK = self.utilities(state.get("interest"), slate_BK)
         no_click_B = torch.full((len(slate_BK),), self.config.no_click, device=slate_BK.device)
-        choice_B = sample_choice(utility_BK, no_click_B, generator)
+        choice_B = sample_choice(utility_BK, no_click_B, generator, is_available_BK=is_available_BK)
         chosen_B = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
         reward_B = self.watch_time(chosen_B).where(choice_B >= 0, 0.0)
         left_B = self._next_budget(state.get("budget"), choice_B, chosen_B) <= 0
@@ -148,14 +150,16 @@ class InterestEvolutionUsers:
         """Time spent on an item once chosen: the reward."""
         return watch_time(self.corpus.quality_N[item_B], self.corpus.length_N[item_B])
 
-    def greedy_slate(self, state: Value) -> Tensor:
+    def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
         """The slate of largest expected watch time this step, knowing the interest; int64 [B, K]."""
         distance_BN = torch.cdist(state.get("interest"), self.corpus.feature_NZ)
         affinity_BN = self.config.offset - self.config.affinity_scale * distance_BN
-        affinity_BN[:, :FIRST_ITEM] = -torch.inf
         affinity_BN.scatter_(1, state.get("history"), -torch.inf)
-        time_1N = watch_time(self.corpus.quality_N, self.corpus.length_N)[None]
-        return best_logit_slate((affinity_BN - self.config.no_click).exp(), time_1N, k=self.slate_size)
+        if is_available_BN is not None:
+            affinity_BN.masked_fill_(~is_available_BN, -torch.inf)
+        weight_BI = (affinity_BN[:, FIRST_ITEM:] - self.config.no_click).exp()
+        time_1I = watch_time(self.corpus.quality_N, self.corpus.length_N)[None, FIRST_ITEM:]
+        return best_logit_slate(weight_BI, time_1I, k=self.slate_size) + FIRST_ITEM
 
     def _next_budget(self, budget_B: Tensor, choice_B: Tensor, chosen_B: Tensor) -> Tensor:
         time_B = self.watch_time(chosen_B)

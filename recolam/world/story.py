@@ -3,7 +3,7 @@
     user state(t) -> slate(t + 1) -> response(t + 1) -> user state(t + 1)
 
 A user model says how users begin, answer and change; the recommender is any function of the user state.
-Shape legend: B users, T history, K slate positions.
+Shape legend: B users, T history, K slate positions, C options of a choice, N token ids.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,16 +31,23 @@ class UserModel(Protocol):
 
     def initial_state(self, generator: torch.Generator, users: int) -> Mapping[str, Tensor]: ...
 
-    def respond(self, state: Value, slate_BK: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+    def respond(
+        self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
         """For active users: reward float [B], is_leaving bool [B], and what was clicked: choice int64 [B] (a position,
-        -1 for none) where one item is chosen at most, is_clicked bool [B, K] where several may be."""
+        -1 for none) where one item is chosen at most, is_clicked bool [B, K] where several may be.
+
+        An item that is not available is shown but is no option: the others are chosen as if it could not be. Without
+        the argument all are available.
+        """
 
     def next_state(
         self, state: Value, slate_BK: Tensor, response: Value, generator: torch.Generator
     ) -> Mapping[str, Tensor]: ...
 
-    def greedy_slate(self, state: Value) -> Tensor:
-        """The slate of largest expected immediate reward, knowing the true state; int64 [B, K]."""
+    def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
+        """The slate of largest expected immediate reward, knowing the true state; int64 [B, K]. What is not available
+        is shown only where nothing else is left."""
 
 
 def build_network(
@@ -164,13 +171,25 @@ def appended(row_BT: Tensor, length_B: Tensor, new_BJ: Tensor, is_new_BJ: Tensor
     return wide_BT.gather(1, place_BT), total_B - dropped_B
 
 
-def sample_choice(utility_BK: Tensor, no_click_B: Tensor, generator: torch.Generator) -> Tensor:
+def sample_choice(
+    utility_BK: Tensor,
+    no_click_B: Tensor,
+    generator: torch.Generator,
+    *,
+    is_available_BK: Tensor | None = None,
+) -> Tensor:
     """Multinomial logit with a no-click option: position int64 [B], -1 for no click.
 
-    P(k) = exp(utility_k) / (exp(no_click) + sum_j exp(utility_j)) (McFadden 1974).
+    P(k) = exp(utility_k) / (exp(no_click) + sum_j exp(utility_j)) (McFadden 1974), over the available items: one that
+    is not has utility -inf and is never drawn. Where none is, there is no click, even if no_click is -inf.
     """
+    if is_available_BK is not None:
+        utility_BK = utility_BK.masked_fill(~is_available_BK, -torch.inf)
+        no_click_B = no_click_B.where(is_available_BK.any(dim=1), 0.0)
     largest_B1 = torch.maximum(utility_BK.amax(dim=1), no_click_B)[:, None]
     logit_BC = torch.cat([no_click_B[:, None], utility_BK], dim=1) - largest_B1
     mass_BC = logit_BC.exp_().cumsum(dim=1)  # on rows this short half the time of a softmax
-    draw_B1 = torch.rand(len(mass_BC), 1, generator=generator, device=mass_BC.device) * mass_BC[:, -1:]
-    return (mass_BC <= draw_B1).sum(dim=1).clamp(max=utility_BK.shape[1]) - 1
+    total_B1 = mass_BC[:, -1:]
+    draw_B1 = torch.rand(len(mass_BC), 1, generator=generator, device=mass_BC.device) * total_B1
+    # a draw is in [0, total), but may round up to it: then the last option that has weight is meant
+    return (mass_BC <= draw_B1).sum(dim=1).minimum((mass_BC < total_B1).sum(dim=1)) - 1

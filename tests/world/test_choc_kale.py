@@ -50,6 +50,15 @@ def test_of_a_slate_one_is_always_chosen_and_craving_prefers_choc() -> None:
         assert abs(observed - share) < 4 * math.sqrt(share * (1 - share) / 60_000)
 
 
+def test_one_is_chosen_even_by_a_draw_of_exactly_zero() -> None:
+    """Seed 84 is the first that draws it among so many; no click has probability 0 here."""
+    count = 1 << 18
+    assert (torch.rand(count, 1, generator=torch.Generator().manual_seed(84)) == 0).any()
+    people, state = users_and_state(count, exposure=0.0)
+    slate_BK = torch.full((count, 1), 7)
+    assert (people.respond(state, slate_BK, torch.Generator().manual_seed(84))["choice"] == 0).all()
+
+
 def test_myopia_loses_to_kale_in_the_long_run() -> None:
     """At RecSim's sensitivity tenfold, so that twenty steps show it."""
     config = ChocKaleConfig(sensitivity=0.3)
