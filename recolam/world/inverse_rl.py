@@ -189,7 +189,7 @@ def _fit(
 def _maximise(scores: Scores, rows: SlateChoices, start_EF: Tensor, ridge: float) -> Tensor:
     weight_EF = start_EF.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [weight_EF], max_iter=300, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [weight_EF], max_iter=300, tolerance_grad=1e-7, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 _MOST_SWEEPS = 100
+_LONGEST_SESSION = 1e9
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,10 @@ def _fixed_point(reward_SA: Tensor, forward_SAZ: Tensor, menus: Menus) -> tuple[
     smallest = 256 * torch.finfo(value_S.dtype).eps
     for _ in range(_MOST_SWEEPS):
         target_S, policy_SA = _surplus(_q(reward_SA, forward_SAZ, value_S), menus)
-        step_S = _propagate(policy_SA, forward_SAZ, (target_S - value_S)[..., None])[..., 0]
+        both_SX = torch.stack([target_S - value_S, torch.ones_like(value_S)], dim=-1)
+        step_S, length_S = _propagate(policy_SA, forward_SAZ, both_SX).unbind(dim=-1)
         value_S = value_S + step_S
-        if not bool(torch.isfinite(value_S).all()):
+        if not bool(torch.isfinite(value_S).all() & (length_S > 0).all() & (length_S < _LONGEST_SESSION).all()):
             break
         if bool((step_S.abs() <= smallest * (1 + value_S.abs().amax(dim=-1, keepdim=True))).all()):
             return value_S, _surplus(_q(reward_SA, forward_SAZ, value_S), menus)[1]
@@ -174,7 +176,4 @@ def _propagate(policy_SA: Tensor, forward_SAZ: Tensor, now_SX: Tensor) -> Tensor
     """(I - discount P_policy)^-1 now: what now and every later step add up to, [..., S, X]."""
     moved_SZ = torch.einsum("...sa,saz->...sz", policy_SA, forward_SAZ)
     identity_SZ = torch.eye(moved_SZ.shape[-1], dtype=moved_SZ.dtype, device=moved_SZ.device)
-    try:
-        return torch.linalg.solve(identity_SZ - moved_SZ, now_SX)
-    except torch.linalg.LinAlgError as error:
-        raise ValueError("no finite value: with a discount of 1, every session has to leave some time") from error
+    return torch.linalg.solve_ex(identity_SZ - moved_SZ, now_SX).result

@@ -48,8 +48,8 @@ def satisfaction_ladder(seed: int) -> Planted:
     state_SD = torch.cat([level_S[:, None] / (LEVELS - 1), mood_SM], dim=1).double()
     item_NF = torch.cat([torch.ones(12, 1), tempting_N[:, None], topic_NM], dim=1).double()
     weight_EF = 0.3 * torch.randn(2 + MOODS, 2 + MOODS, generator=generator).double()
-    weight_EF[0, 1] += 1.5  # temptation now
-    weight_EF[1, 0] += 2.5  # satisfaction makes everything better
+    weight_EF[0, 1] += 3.0  # temptation now
+    weight_EF[1, 0] += 5.0  # satisfaction makes everything better
     weight_EF[2:, 2:] += torch.eye(MOODS)  # topics suit moods
     reward_SN = torch.nn.functional.pad(state_SD, (1, 0), value=1.0) @ weight_EF @ item_NF.T
     slate_LK = all_slates(12, k=3)
@@ -90,7 +90,7 @@ def choc_kale_grid(seed: int) -> Planted:
     The users' reward is the logarithm of engagement, and they foresee what choc does to them. Exposures below -1 never
     come up in logs.
     """
-    users = ChocKaleUsers(ChocKaleConfig(sensitivity=1.0, noise=0.3, choc_mean=6.0), draw_choc(10, seed=seed))
+    users = ChocKaleUsers(ChocKaleConfig(sensitivity=4.0, noise=0.3, choc_mean=6.0), draw_choc(10, seed=seed))
     choc_N = users.choc_N[FIRST_ITEM:].double()
     grid_S = torch.linspace(-3.2, 3.2, 41, dtype=torch.float64)
     moved_SN = users.config.memory * grid_S[:, None] + 2.0 * (0.5 - choc_N)
@@ -107,5 +107,5 @@ def choc_kale_grid(seed: int) -> Planted:
         discount=0.9,
         has_none=False,
     )
-    state_SD = torch.stack([torch.sigmoid(grid_S), grid_S / 3.0], dim=1)
+    state_SD = torch.stack([torch.sigmoid(4.0 * grid_S), grid_S / 3.0], dim=1)
     return Planted(world, state_SD, torch.stack([choc_N, 1 - choc_N], dim=1), reward_SN, grid_S < -1.0)
