@@ -53,11 +53,11 @@ def satisfaction_ladder(seed: int) -> Planted:
     weight_EF[2:, 2:] += torch.eye(MOODS)  # topics suit moods
     reward_SN = torch.nn.functional.pad(state_SD, (1, 0), value=1.0) @ weight_EF @ item_NF.T
     slate_LK = all_slates(12, k=3)
-    weight_SL = 0.2 + torch.rand(LEVELS * MOODS, len(slate_LK), generator=generator)
+    weight_SL = 0.2 + torch.rand(LEVELS * MOODS, len(slate_LK), generator=generator).double()
     world = SlateWorld(
         transition_SAZ=ladder_transition(1.0 - tempting_N),
         slate_LK=slate_LK,
-        weight_SL=(weight_SL / weight_SL.sum(dim=1, keepdim=True)).double(),
+        weight_SL=weight_SL / weight_SL.sum(dim=1, keepdim=True),
         discount=0.8,
         has_none=True,
     )
@@ -81,7 +81,9 @@ def ladder_transition(up_N: Tensor) -> Tensor:
 
 def reversed_ladder(planted: Planted) -> Planted:
     """The same users and rewards where tempting items lead up."""
-    return replace(planted, world=replace(planted.world, transition_SAZ=ladder_transition(planted.item_NF[:, 1].float())))
+    return replace(
+        planted, world=replace(planted.world, transition_SAZ=ladder_transition(planted.item_NF[:, 1].float()))
+    )
 
 
 def choc_kale_grid(seed: int) -> Planted:
