@@ -87,14 +87,11 @@ def learn_reward(
     def scores(weight_EF: Tensor, rows: SlateChoices) -> Tensor:
         return _shown(plan_of(state_SE @ weight_EF @ item_NF.T, world).q_SA, rows, world.has_none)
 
-    def gradients(weight_EF: Tensor, rows: SlateChoices) -> Tensor:
-        if "of Q" not in cache:
-            cache["of Q"] = _q_gradient(weight_EF, state_SE, item_NF, world)
-        return _shown(cache["of Q"], rows, world.has_none)
-
-    cache: dict[str, Tensor] = {}
     weight_EF, ridge, losses = _fit(scores, train, validation, state_SE, item_NF, world.has_none, ridges)
-    error_EF = _standard_errors(scores, gradients, weight_EF, train, ridge)
+    gradient_SAX = _q_gradient(weight_EF, state_SE, item_NF, world)
+    error_EF = _standard_errors(
+        scores, lambda rows: _shown(gradient_SAX, rows, world.has_none), weight_EF, train, ridge
+    )
     return FittedReward(LearntReward(weight_EF, item_NF, world.discount, world.has_none), error_EF, losses, ridge)
 
 
@@ -118,7 +115,7 @@ def learn_myopic_reward(
         score_RK = torch.einsum("rf,rkf->rk", pull_RF, item_NF[rows.slate_RK])
         return torch.nn.functional.pad(_corrected(score_RK, rows), (0, int(has_none)))
 
-    def gradients(weight_EF: Tensor, rows: SlateChoices) -> Tensor:
+    def gradients(rows: SlateChoices) -> Tensor:
         feature_RKX = torch.einsum("re,rkf->rkef", state_SE[rows.state_R], item_NF[rows.slate_RK]).flatten(2)
         return torch.nn.functional.pad(feature_RKX, (0, 0, 0, int(has_none)))
 
@@ -212,13 +209,15 @@ def _q_gradient(weight_EF: Tensor, state_SE: Tensor, item_NF: Tensor, world: Sla
 
 
 @torch.no_grad()
-def _standard_errors(scores: Scores, gradients: Scores, weight_EF: Tensor, rows: SlateChoices, ridge: float) -> Tensor:
-    """Square roots of the diagonal of (sum of Cov(dQ/dW under the choice) + ridge I)^-1."""
+def _standard_errors(
+    scores: Scores, gradients: Callable[[SlateChoices], Tensor], weight_EF: Tensor, rows: SlateChoices, ridge: float
+) -> Tensor:
+    """Square roots of the diagonal of (sum of Cov(dQ/dW under the choice) + ridge I)^-1; `gradients` are [R, C, X]."""
     information_XX = ridge * torch.eye(weight_EF.numel(), dtype=torch.float64, device=weight_EF.device)
     for index_R in torch.arange(len(rows)).split(_ROWS_AT_ONCE):
         part = rows.rows(index_R)
         chance_RC = torch.softmax(scores(weight_EF, part), dim=1)
-        gradient_RCX = gradients(weight_EF, part)
+        gradient_RCX = gradients(part)
         centred_RCX = gradient_RCX - torch.einsum("rc,rcx->rx", chance_RC, gradient_RCX)[:, None]
         information_XX += torch.einsum("rc,rcx,rcy->xy", chance_RC, centred_RCX, centred_RCX)
     return torch.linalg.inv(information_XX).diagonal().sqrt().view_as(weight_EF)

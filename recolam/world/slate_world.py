@@ -65,6 +65,9 @@ class SlateWorld:
             raise ValueError(f"discount is {self.discount}, outside [0, 1)")
         if int(self.slate_LK.min()) < 0 or int(self.slate_LK.max()) >= self.items:
             raise ValueError(f"slates name items outside 0 to {self.items - 1}")
+        ordered_LK = self.slate_LK.sort(dim=1).values
+        if bool((ordered_LK[:, 1:] == ordered_LK[:, :-1]).any()):
+            raise ValueError("a slate shows an item twice")
         if self.weight_SL.shape not in ((self.states, len(self.slate_LK)), (1, len(self.slate_LK))):
             raise ValueError(f"slate weights of shape {tuple(self.weight_SL.shape)} for {len(self.slate_LK)} slates")
 

@@ -145,6 +145,7 @@ def test_a_shaped_truth_has_the_same_likelihood_and_comes_back_up_to_shaping() -
     assert agreement(planted, found_SA, shaped_SA) >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_EF", [torch.zeros(2, 2), torch.tensor([[-0.5, 1.0], [1.0, 0.5]])])
 def test_far_sighted_weights_stray_by_their_standard_errors(weight_EF: Tensor) -> None:
     """Users who choose at random, whose weights are 0: noise teaches nothing. And users who do not."""
@@ -153,14 +154,14 @@ def test_far_sighted_weights_stray_by_their_standard_errors(weight_EF: Tensor) -
     truth = LearntReward(weight_EF.double(), item_NF, 0.8, True)
     q_SA = plan_of(truth.catalogue(state_SD), planted.world).q_SA
     scores = []
-    for seed in range(16):
+    for seed in range(24):
         generator = torch.Generator().manual_seed(seed)
         log = draw_choices(planted.world, q_SA, torch.randint(30, (2_000,), generator=generator), generator)
         fitted = learn_reward(log, log, world=planted.world, state_SD=state_SD, item_NF=item_NF, ridges=(0.01,))
         scores.append((fitted.reward.weight_EF - weight_EF) / fitted.standard_error_EF)
     z = torch.stack(scores)
     assert z.abs().max() < 4.0
-    assert 0.75 < float(z.square().mean().sqrt()) < 1.25
+    assert 0.7 < float(z.square().mean().sqrt()) < 1.3
 
 
 def logit_log(rows: int, *, seed: int) -> tuple[SlateChoices, Tensor, Tensor, Tensor]:

@@ -66,6 +66,7 @@ def test_returns_are_what_sessions_earn() -> None:
     [
         ({"discount": 1.0}, "outside"),
         ({"slate_LK": torch.tensor([[0, 4]])}, "items outside"),
+        ({"slate_LK": torch.tensor([[1, 3], [2, 2]])}, "twice"),
         ({"weight_SL": torch.ones(2, 6)}, "slate weights of shape"),
         ({"transition_SAZ": torch.ones(3, 5, 3)}, "no probabilities"),
     ],
