@@ -125,7 +125,7 @@ def recommend(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="pretrain, simulate, parity, quality, objectives or grow.")],
+    name: Annotated[str, typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow or boredom.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
     """Measure: one JSON line on stdout. Options by benchmark, each with a value:
@@ -150,6 +150,8 @@ def bench(
 
     **grow** (what old items lose when the catalogue grows by a fifth and the model stays): --data --seeds --preset
     --config.
+
+    **boredom** (speed of boredom users beside sardine-rec): --users --their-users --steps --repeats.
     """
     from recolam import bench as benches  # torch takes seconds to import
 

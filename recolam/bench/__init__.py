@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from recolam.bench.boredom import BoredomBench, boredom
 from recolam.bench.grow import GrowBench, grow
 from recolam.bench.objectives import ObjectivesBench, objectives
 from recolam.bench.parity import ParityBench, parity
@@ -22,6 +23,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "quality": (QualityBench, quality),
     "objectives": (ObjectivesBench, objectives),
     "grow": (GrowBench, grow),
+    "boredom": (BoredomBench, boredom),
 }
 NAMES = tuple(_BENCHES)
 
