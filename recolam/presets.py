@@ -11,7 +11,7 @@ Values = dict[str, dict[str, Any]]
 
 # Over thousands of items a slate says little about each: small steps, close to the pretrained policy.
 _SLOW = {"learning_rate": 3e-4, "item_rate": 0.03, "kl_weight": 0.02}
-_TRAINING = {"max_len": 32, "batch_size": 64, "masked_weight": 0.2}
+_TRAINING = {"max_len": 32, "batch_size": 64}
 
 _DEMO: dict[str, Values] = {
     "tiny": {
