@@ -138,11 +138,12 @@ class InterestEvolutionUsers:
         chosen_B = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])[:, 0]
         is_clicked_B = choice_B >= 0
         feature_BZ, quality_B = self.corpus.feature_NZ.index_select(0, chosen_B), self.corpus.quality_N[chosen_B]
+        after_BZ = next_interest(self.config, interest_BZ, feature_BZ, quality_B, is_clicked_B)
         budget_B = torch.where(
             state.get("is_active"), self._next_budget(state.get("budget"), choice_B, chosen_B), state.get("budget")
         )
         return common_next(state, chosen_B[:, None], is_clicked_B[:, None], response) | {
-            "interest": next_interest(self.config, interest_BZ, feature_BZ, quality_B, is_clicked_B),
+            "interest": torch.where(state.get("is_active")[:, None], after_BZ, interest_BZ),  # who left stays as he was
             "budget": budget_B,
         }
 

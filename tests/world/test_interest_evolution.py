@@ -61,6 +61,18 @@ def test_interest_budget_and_reward_follow_the_equations(choice: int) -> None:
     assert int(after["length"]) == 1
 
 
+def test_who_left_stays_as_he_was() -> None:
+    people = small_users()
+    state = Value(
+        **{**state_of(2, people.start.interest_PZ[:1], 5.0).as_dict, "is_active": torch.tensor([True, False])}
+    )
+    response = Value(choice=torch.full((2,), -1), reward=torch.zeros(2), is_leaving=torch.zeros(2, dtype=torch.bool))
+    after = people.next_state(state, torch.tensor([[4, 7, 11]] * 2), response, torch.Generator())
+    assert not torch.equal(after["interest"][0], state.get("interest")[0])
+    assert torch.equal(after["interest"][1], state.get("interest")[1])
+    assert after["budget"][1] == state.get("budget")[1]
+
+
 def test_the_myopic_slate_is_the_best_of_all() -> None:
     generator = torch.Generator().manual_seed(1)
     for _ in range(20):
