@@ -16,9 +16,10 @@ from recolam.progress import say
 from recolam.seeding import derive
 from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world import bank, fitting
+from recolam.world.answers import interaction_answers, logged_answers
 from recolam.world.calibration import calibrate
 from recolam.world.calibration_gate import CalibrationGate, verdict
-from recolam.world.fitted import ResponseModel
+from recolam.world.response import ResponseModel
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class WorldConfig:
         click_rate: assumed share of slates clicked, where the log has only interactions.
         candidates: items a choice is taken from when fitting to interactions.
         fit_limit: contexts used for fitting to interactions, at most.
+        members: models of the ensemble, each fitted to users drawn with replacement; 1 is fitted to all of them.
         gate: what the calibration must keep.
         must_pass: whether a fitted world that fails it ends the stage; otherwise the report says that it did.
     """
@@ -45,8 +47,13 @@ class WorldConfig:
     click_rate: float = 0.3
     candidates: int = 50
     fit_limit: int = 60_000
+    members: int = 5
     gate: CalibrationGate = field(default_factory=CalibrationGate)
     must_pass: bool = False
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise ConfigError(f"members {self.members} is below 1")
 
 
 def run(config: WorldConfig, context: StageContext) -> dict[str, Any]:
@@ -101,11 +108,12 @@ def _fit(
     with torch.no_grad():
         item_ND = encoder.item_table()
     max_len = encoder.config.max_len
-    model = ResponseModel(item_ND=item_ND, popularity_N=torch.from_numpy(dataset.item_count_V), slate_size=slate_size)
+    popularity_N = torch.from_numpy(dataset.item_count_V)
+    model = ResponseModel(item_ND=item_ND, popularity_N=popularity_N, slate_size=slate_size, members=config.members)
     if dataset.slates is not None:
-        answers = fitting.logged_answers(encoder, dataset, split=TRAIN, max_len=max_len)
+        answers = logged_answers(encoder, dataset, split=TRAIN, max_len=max_len)
     else:
-        answers = fitting.interaction_answers(
+        answers = interaction_answers(
             encoder, dataset, candidates=config.candidates, limit=config.fit_limit, max_len=max_len, seed=seed
         )
     is_held_out_S = torch.from_numpy(np.isin(answers.user_S.numpy(), populations["held_out"]))
@@ -117,8 +125,9 @@ def _fit(
             f"{len(train)} answers to fit, {len(validation)} to stop by and {len(held_out)} to judge by: too few users"
         )
     curves = fitting.fit_response(
-        model, train, validation, epochs=config.epochs, learning_rate=config.learning_rate, seed=derive(seed, "world")
-    )
+        model, train, validation, epochs=config.epochs, learning_rate=config.learning_rate, seed=derive(seed, "world"),
+        weight_ES=fitting.bootstrap_weights(train.user_S, members=config.members, seed=derive(seed, "ensemble")),
+    )  # fmt: skip
     calibration = calibrate(model, held_out, seed=seed)
     calibration["gate"] = verdict(calibration, config.gate)
     if not answers.has_no_click:

@@ -16,9 +16,10 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.home import Home
 from recolam.evaluate.estimators import estimate_all
 from recolam.world import demo
-from recolam.world.fitted import ResponseModel
-from recolam.world.fitting import Answers, fit_response
+from recolam.world.answers import Answers
+from recolam.world.fitting import fit_response
 from recolam.world.interest_evolution import Corpus, InterestEvolutionUsers, StartStates
+from recolam.world.response import ResponseModel
 from tests.world.test_demo import simulate
 
 CONFIG = demo.DemoConfig(users=6000, items=12, sessions=1, horizon=1, second_share=0.25)  # 9 videos: 504 slates

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from recolam.world.answers import Answers
 from recolam.world.calibration import calibrate, popularity_groups, session_length_tv, with_average_state
 from recolam.world.calibration_gate import CalibrationGate, verdict
-from recolam.world.fitted import ResponseModel, step_group
-from recolam.world.fitting import Answers, fit_leaving
+from recolam.world.fitting import fit_leaving
+from recolam.world.response import ResponseModel, step_group
 from recolam.world.told_apart import auc
 from tests.world.test_fitting import ITEMS, SLATE, WIDTH, answers_of, planted
 
@@ -51,7 +52,7 @@ def squashed_leaving(model: ResponseModel) -> None:
 
 def swapped_positions(model: ResponseModel) -> None:
     with torch.no_grad():
-        model.position_K.copy_(model.position_K.flip(0))
+        model.position_EK.copy_(model.position_EK.flip(1))
 
 
 def mean_without_an_axis(model: ResponseModel) -> None:
@@ -90,8 +91,8 @@ def test_a_forgotten_sampling_correction_turns_it_red(is_corrected: bool) -> Non
     model = ResponseModel(item_ND=torch.eye(ITEMS), popularity_N=torch.from_numpy(popularity - 1), slate_size=1)
     state_SD = torch.nn.functional.one_hot(torch.from_numpy(generator.integers(ITEMS, size=count)), ITEMS).float()
     with torch.no_grad():  # users like one item each; what is left is popularity
-        model.match.mul_(3.0)
-        model.popularity_weight.fill_(1.0 if is_corrected else 0.0)
+        model.match_EDD.mul_(3.0)
+        model.popularity_E.fill_(1.0 if is_corrected else 0.0)
     wanted_SN = share * np.exp(3.0 * state_SD.numpy())
     wanted_SN /= wanted_SN.sum(axis=1, keepdims=True)
     taken = (wanted_SN.cumsum(axis=1) < generator.random((count, 1))).sum(axis=1)[:, None]
@@ -105,7 +106,7 @@ def test_a_forgotten_sampling_correction_turns_it_red(is_corrected: bool) -> Non
         log_shown_SK=torch.from_numpy(log_shown).float(), has_no_click=False,
     )  # fmt: skip
     with torch.no_grad():
-        model.reward_item.bias.fill_(1.0)
+        model.reward_E.fill_(1.0)
     fit_leaving(model, answers)
     passed, reasons = judged(model, answers)
     assert passed == is_corrected, reasons
@@ -130,7 +131,7 @@ def test_leaving_meets_the_logged_rate_at_every_step() -> None:
     answers = dataclasses.replace(answers, step_S=step_S, left_S=left_S)
     fit_leaving(model, answers)
     with torch.no_grad():
-        found_S = torch.sigmoid(model.leaving_logit(answers.choice_S >= 0, step_S))
+        found_S = model.leaving_probability(answers.choice_S >= 0, step_S)
     for group in step_group(step_S).unique():
         is_in_S = step_group(step_S) == group
         assert float(found_S[is_in_S].mean()) == pytest.approx(float(left_S[is_in_S].mean()), abs=0.005)

@@ -13,7 +13,8 @@ from recolam.world.choc_kale import ChocKaleConfig, ChocKaleUsers, draw_choc
 from recolam.world.drift import DriftConfig, Drifting
 from recolam.world.ecosystem import EcosystemConfig, EcosystemUsers, draw_offer
 from recolam.world.environment import SimulatedUsers
-from recolam.world.fitted import Bank, FittedUsers, ResponseModel
+from recolam.world.fitted import Bank, FittedUsers
+from recolam.world.response import ResponseModel
 from recolam.world.runtime import Value
 from recolam.world.story import UserModel, sample_choice
 from tests.world.worlds import small_users
@@ -40,9 +41,9 @@ def fitted() -> UserModel:
         item_ND=torch.randn(tokens, 8, generator=generator), popularity_N=torch.ones(tokens), slate_size=SLATE
     )
     with torch.no_grad():
-        response.match.mul_(0.3)
-        response.reward_item.weight.normal_(generator=generator)
-        response.leaving_step_J.fill_(-4.0)
+        response.match_EDD.mul_(0.3)
+        response.reward_item_ED.normal_(generator=generator)
+        response.leaving_step_EJ.fill_(-4.0)
     history_PT = torch.randint(FIRST_ITEM, tokens, (30, 8), generator=generator)
     length_P = torch.randint(1, 6, (30,), generator=generator)
     history_PT = history_PT.masked_fill(torch.arange(8) >= length_P[:, None], 0)

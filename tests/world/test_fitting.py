@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from recolam.world.answers import Answers
 from recolam.world.calibration import calibrate
-from recolam.world.fitted import STEP_GROUPS, ResponseModel
-from recolam.world.fitting import Answers, anchor_no_click, fit_response
+from recolam.world.fitting import anchor_no_click, fit_response
+from recolam.world.response import STEP_GROUPS, ResponseModel
 from recolam.world.story import sample_choice
 
 WIDTH, ITEMS, SLATE = 6, 40, 4
@@ -20,13 +21,13 @@ def planted() -> ResponseModel:
         slate_size=SLATE,
     )
     with torch.no_grad():
-        model.match.copy_(0.5 * torch.randn(WIDTH, WIDTH, generator=generator))
-        model.popularity_weight.fill_(0.3)
-        model.position_K.copy_(torch.tensor([0.0, -0.4, -0.8, -1.2]))
-        model.no_click.bias.fill_(2.0)
-        model.reward_item.weight.normal_(generator=generator)
-        model.leaving_click.fill_(-1.0)
-        model.leaving_step_J.copy_(0.2 * torch.arange(STEP_GROUPS) - 1.0)
+        model.match_EDD.copy_(0.5 * torch.randn(WIDTH, WIDTH, generator=generator))
+        model.popularity_E.fill_(0.3)
+        model.position_EK.copy_(torch.tensor([0.0, -0.4, -0.8, -1.2]))
+        model.no_click_E.fill_(2.0)
+        model.reward_item_ED.normal_(generator=generator)
+        model.leaving_click_E.fill_(-1.0)
+        model.leaving_step_EJ.copy_(0.2 * torch.arange(STEP_GROUPS) - 1.0)
     return model
 
 
@@ -36,10 +37,10 @@ def answers_of(model: ResponseModel, count: int, seed: int) -> Answers:
     slate_SK = torch.rand(count, ITEMS, generator=generator).topk(SLATE).indices
     step_S = torch.randint(10, (count,), generator=generator)
     with torch.no_grad():
-        choice_S = sample_choice(model.utilities(state_SD, slate_SK), model.no_click(state_SD)[:, 0], generator)
+        choice_S = sample_choice(model.utilities(state_SD, slate_SK)[0], model.no_click(state_SD)[0], generator)
         chosen_S1 = slate_SK.gather(1, choice_S.clamp(min=0)[:, None])
         reward_S = model.reward_given_choice(state_SD, chosen_S1)[:, 0]
-        leaving_S = torch.sigmoid(model.leaving_logit(choice_S >= 0, step_S))
+        leaving_S = model.leaving_probability(choice_S >= 0, step_S)
     return Answers(
         state_SD=state_SD,
         slate_SK=slate_SK,
@@ -65,14 +66,14 @@ def fitted() -> ResponseModel:
 
 def test_planted_parameters_are_recovered(fitted: ResponseModel) -> None:
     truth = planted()
-    assert float((fitted.match - truth.match).detach().abs().max()) < 0.15
-    assert float((fitted.popularity_weight - truth.popularity_weight).detach()) == pytest.approx(0.0, abs=0.08)
-    assert torch.allclose(fitted.position_K - fitted.position_K[0], truth.position_K, atol=0.12)
-    assert float((fitted.leaving_click - truth.leaving_click).detach()) == pytest.approx(0.0, abs=0.08)
-    assert torch.allclose(fitted.leaving_step_J[:10], truth.leaving_step_J[:10], atol=0.12)
-    correlation = np.corrcoef(
-        fitted.reward_item(truth.item_ND).detach()[:, 0], truth.reward_item(truth.item_ND).detach()[:, 0]
-    )[0, 1]
+    assert float((fitted.match_EDD - truth.match_EDD).detach().abs().max()) < 0.15
+    assert float((fitted.popularity_E - truth.popularity_E).detach()) == pytest.approx(0.0, abs=0.08)
+    assert torch.allclose(fitted.position_EK - fitted.position_EK[:, :1], truth.position_EK, atol=0.12)
+    assert float((fitted.leaving_click_E - truth.leaving_click_E).detach()) == pytest.approx(0.0, abs=0.08)
+    assert torch.allclose(fitted.leaving_step_EJ[:, :10], truth.leaving_step_EJ[:, :10], atol=0.12)
+    state_BD = torch.zeros(1, WIDTH)
+    with torch.no_grad():
+        correlation = np.corrcoef(fitted.catalogue_rewards(state_BD)[0], truth.catalogue_rewards(state_BD)[0])[0, 1]
     assert correlation > 0.99
 
 
@@ -123,7 +124,7 @@ def test_a_forgotten_sampling_correction_is_seen_by_the_fit() -> None:
             has_no_click=False,
         )
         fit_response(model, answers, answers, epochs=10, learning_rate=0.05, seed=0)
-        return float(model.popularity_weight.detach())
+        return float(model.popularity_E.detach())
 
     assert weight(log_shown) == pytest.approx(1.0, abs=0.1)
     assert weight(np.where(np.isinf(log_shown), np.inf, 0.0)) == pytest.approx(0.0, abs=0.2)
