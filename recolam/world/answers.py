@@ -1,6 +1,6 @@
 """What users did when shown something: from logged slates, or made from plain interactions.
 
-Shape legend: E events, S slates (contexts), K slate, D width, T history.
+Shape legend: E events, S slates (contexts), K slate, D width, T history, F features of z, Q sessions.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recolam.contracts.dataset import FIRST_ITEM, TRAIN, TokenisedDataset
+from recolam.contracts.dataset import FIRST_ITEM, TRAIN, LoggedSlates, TokenisedDataset
 from recolam.errors import DataError
 from recolam.progress import Progress
 from recolam.seeding import numpy_generator
 from recolam.sequence.model import SequenceModel
+from recolam.world.response import CONTEXT_FEATURES, context_after, past_features
 
 _NEW_SESSION_SECONDS = 3600
 
@@ -25,6 +26,7 @@ class Answers:
     Attributes:
         log_shown_SK: log-probability of an item's being among the candidates, 0 where slates are real. Candidates
             drawn by us are corrected for it, so that the likelihood is that of a choice from the whole catalogue.
+        context_SF: what the user has been through before this answer: z of `recolam.world.response`.
         has_no_click: whether leaving the slate untouched was possible (it is not in plain interaction logs).
     """
 
@@ -37,10 +39,15 @@ class Answers:
     user_S: Tensor
     session_S: Tensor
     log_shown_SK: Tensor
+    context_SF: Tensor
     has_no_click: bool
 
     def __len__(self) -> int:
         return len(self.choice_S)
+
+    def context_after(self) -> Tensor:
+        """z with the answer included, float [S, F]; 0 in plain interactions, where z is."""
+        return context_after(self.context_SF, self.choice_S >= 0, self.reward_S) * self.has_no_click
 
     def rows(self, index: Tensor) -> "Answers":
         tensors = {name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -83,8 +90,46 @@ def logged_answers(encoder: SequenceModel, dataset: TokenisedDataset, *, split: 
         user_S=torch.from_numpy(slates.user_S[keep]),
         session_S=torch.from_numpy(slates.session_S[keep].astype(np.int64)),
         log_shown_SK=torch.zeros(int(keep.sum()), slates.slate_SK.shape[1]),
+        context_SF=contexts(slates)[torch.from_numpy(keep)],
         has_no_click=True,
     )
+
+
+def contexts(slates: LoggedSlates) -> Tensor:
+    """z of `recolam.world.response` before each slate, float [S, F]; a user's sessions are ordered by his history."""
+    row_S = np.unique(slates.session_S, return_inverse=True)[1]
+    begin_Q = np.full(int(row_S.max(initial=0)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(begin_Q, row_S, slates.history_end_S)
+    order = np.lexsort((slates.step_S, row_S, begin_Q[row_S], slates.user_S))
+    is_clicked_S = slates.choice_S[order] >= 0
+    gained_SF = np.stack([slates.reward_S[order] * is_clicked_S, is_clicked_S, np.ones(len(order))], axis=1)
+    before_SF = np.concatenate([np.zeros((1, 3)), gained_SF.cumsum(axis=0)])[:-1]
+    user_S, session_S = slates.user_S[order], slates.session_S[order]
+    at_user_SF, at_session_SF = (before_SF[first_of_run(unit_S)] for unit_S in (user_S, session_S))
+    past_SF, within_SF = at_session_SF - at_user_SF, before_SF - at_session_SF
+    context_SF = past_features(torch.from_numpy(past_SF[:, 2]), torch.from_numpy(past_SF[:, 1]))
+    context_SF[:, 2:] = torch.from_numpy(within_SF[:, :2])
+    return context_SF[torch.from_numpy(np.argsort(order))]
+
+
+def contexts_at_train_end(dataset: TokenisedDataset, users: np.ndarray) -> Tensor:
+    """z of these users when a session begins after the train period, float [P, F]; 0 where no slates were logged."""
+    if dataset.slates is None:
+        return torch.zeros(len(users), CONTEXT_FEATURES)
+    is_train_S = dataset.slates.split_S == TRAIN
+    is_clicked_S = is_train_S & (dataset.slates.choice_S >= 0)
+    seen_U, clicked_U = (
+        np.bincount(dataset.slates.user_S[chosen_S], minlength=len(dataset.users))
+        for chosen_S in (is_train_S, is_clicked_S)
+    )
+    return past_features(torch.from_numpy(seen_U[users]), torch.from_numpy(clicked_U[users]))
+
+
+def first_of_run(unit_S: np.ndarray) -> np.ndarray:
+    """For every place, where the run of equal values that it belongs to begins, int64 [S]."""
+    is_first_S = np.ones(len(unit_S), dtype=bool)
+    is_first_S[1:] = unit_S[1:] != unit_S[:-1]
+    return np.maximum.accumulate(np.where(is_first_S, np.arange(len(unit_S)), 0))
 
 
 def interaction_answers(
@@ -123,6 +168,7 @@ def interaction_answers(
         user_S=torch.from_numpy(user_S),
         session_S=torch.from_numpy(start_E[events]),
         log_shown_SK=torch.from_numpy(log_shown_SK.astype(np.float32)),
+        context_SF=torch.zeros(len(events), CONTEXT_FEATURES),
         has_no_click=False,
     )
 

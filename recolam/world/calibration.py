@@ -49,7 +49,7 @@ def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15, seed: i
     is_clicked_S = answers.choice_S >= 0
     chosen_S1 = answers.slate_SK.gather(1, answers.choice_S.clamp(min=0)[:, None])
     reward_S = model.reward_given_choice(answers.state_SD, chosen_S1)[:, 0]
-    leaving_S = model.leaving_probability(is_clicked_S, answers.step_S).double().numpy()
+    leaving_S = model.leaving_probability(is_clicked_S, answers.step_S, answers.context_after()).double().numpy()
     user_S, left_S = answers.user_S.numpy(), answers.left_S.double().numpy()
     clicked = is_clicked_S.numpy()
     report = {

@@ -1,6 +1,6 @@
 """Users fitted to logs: the ensemble of `recolam.world.response` on top of the frozen pretrained model.
 
-Shape legend: B users, P bank of start states, T history, K slate, N token ids, D width.
+Shape legend: B users, P bank of start states, T history, K slate, N token ids, D width, F features of z.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,22 @@ from recolam.contracts.artifact import open_artifact
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world.assortment import best_logit_slate
-from recolam.world.response import ResponseModel
+from recolam.world.response import CONTEXT_FEATURES, ResponseModel, context_after
 from recolam.world.runtime import TensorSpec, Value
 from recolam.world.story import common_initial, common_next, common_spec, sample_choice
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Users as they come to the environment."""
+    """Users as they come to the environment.
+
+    Attributes:
+        context_PF: what they have been through: z of `recolam.world.response`; the average user's where None.
+    """
 
     history_PT: Tensor
     length_P: Tensor
+    context_PF: Tensor | None = None
 
 
 class FittedUsers:
@@ -56,33 +61,41 @@ class FittedUsers:
         )
         response.load_state_dict(tensors)
         bank = load_file(artifact.file("bank.safetensors"))
-        start = Bank(history_PT=bank[f"{population}.history_PT"], length_P=bank[f"{population}.length_P"])
+        start = Bank(*(bank[f"{population}.{name}"] for name in ("history_PT", "length_P", "context_PF")))
         return cls(encoder, response, start, slate_size=slate_size or positions)
 
     def state_spec(self) -> Mapping[str, TensorSpec]:
         width = self.encoder.config.width
-        return common_spec(capacity=self.start.history_PT.shape[1]) | {"taste": TensorSpec(shape=(width,))}
+        return common_spec(capacity=self.start.history_PT.shape[1]) | {
+            "taste": TensorSpec(shape=(width,)),
+            "context": TensorSpec(shape=(CONTEXT_FEATURES,)),
+        }
 
     @torch.no_grad()
     def initial_state(self, generator: torch.Generator, users: int) -> Mapping[str, Tensor]:
         row_B = torch.randint(len(self.start.length_P), (users,), generator=generator, device=generator.device)
         history_BT, length_B = self.start.history_PT[row_B], self.start.length_P[row_B]
         taste_BD = self.encoder.last_state(history_BT, length_B)
-        return common_initial(history_BT, length_B) | {"taste": taste_BD}
+        known_PF = self.start.context_PF
+        context_BF = self._average(users) if known_PF is None else known_PF[row_B]
+        return common_initial(history_BT, length_B) | {"taste": taste_BD, "context": context_BF}
 
     @torch.no_grad()
     def respond(
         self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
     ) -> Mapping[str, Tensor]:
-        taste_BD = state.get("taste")
-        log_probability_BC = self.response.choice_log_probability(taste_BD, slate_BK, is_available_BK=is_available_BK)
+        taste_BD, context_BF = state.get("taste"), state.get("context")
+        log_probability_BC = self.response.choice_log_probability(
+            taste_BD, context_BF, slate_BK, is_available_BK=is_available_BK
+        )
         choice_B = sample_choice(
             log_probability_BC[:, 1:], log_probability_BC[:, 0], generator, is_available_BK=is_available_BK
         )
         is_clicked_B = choice_B >= 0
         chosen_B1 = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])
         reward_B = self.response.reward_given_choice(taste_BD, chosen_B1)[:, 0].where(is_clicked_B, 0.0)
-        leaving_B = self.response.leaving_probability(is_clicked_B, state.get("step"))
+        after_BF = context_after(context_BF, is_clicked_B, reward_B)
+        leaving_B = self.response.leaving_probability(is_clicked_B, state.get("step"), after_BF)
         draw_B = torch.rand(len(leaving_B), generator=generator, device=leaving_B.device)
         return {"choice": choice_B, "reward": reward_B, "is_leaving": draw_B < leaving_B}
 
@@ -99,12 +112,18 @@ class FittedUsers:
             taste_BD[is_clicked_B] = self.encoder.last_state(
                 following["history"][is_clicked_B], following["length"][is_clicked_B]
             )
-        return following | {"taste": taste_BD}
+        context_BF = context_after(state.get("context"), is_clicked_B, response.get("reward"))
+        return following | {"taste": taste_BD, "context": context_BF}
 
     @torch.no_grad()
     def expected_reward(self, history_BT: Tensor, length_B: Tensor, slate_BK: Tensor) -> Tensor:
-        """Expected immediate reward of showing a slate: sum_k P(choice = k) E[reward | k], float [B]."""
-        return self.response.expected_reward(self.encoder.last_state(history_BT, length_B), slate_BK)
+        """Expected immediate reward of showing a slate to users of average z: sum_k P(choice = k) E[reward | k],
+        float [B]."""
+        state_BD = self.encoder.last_state(history_BT, length_B)
+        return self.response.expected_reward(state_BD, self._average(len(length_B)), slate_BK)
+
+    def _average(self, users: int) -> Tensor:
+        return self.response.context_mean_F.expand(users, -1)
 
     @torch.no_grad()
     def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
@@ -115,7 +134,7 @@ class FittedUsers:
         utility_BN.scatter_(1, state.get("history"), -torch.inf)
         if is_available_BN is not None:
             utility_BN = utility_BN.masked_fill(~is_available_BN, -torch.inf)
-        weight_BN = (utility_BN - self.response.no_click(taste_BD).mean(dim=0)[:, None]).exp()
+        weight_BN = (utility_BN - self.response.no_click(taste_BD, state.get("context")).mean(dim=0)[:, None]).exp()
         reward_BN = self.response.catalogue_rewards(taste_BD)
         best_BK = best_logit_slate(weight_BN[:, FIRST_ITEM:], reward_BN[:, FIRST_ITEM:], k=self.slate_size)
         return best_BK + FIRST_ITEM

@@ -35,7 +35,7 @@ def member_choice_log_probability(model: ResponseModel, answers: Answers) -> Ten
     The correction for drawn candidates is inside the probabilities.
     """
     if answers.has_no_click:
-        return model.member_log_probability(answers.state_SD, answers.slate_SK)
+        return model.member_log_probability(answers.state_SD, answers.context_SF, answers.slate_SK)
     utility_ESK = model.item_utilities(answers.state_SD, answers.slate_SK) - answers.log_shown_SK
     return torch.log_softmax(utility_ESK, dim=2)
 
@@ -43,7 +43,7 @@ def member_choice_log_probability(model: ResponseModel, answers: Answers) -> Ten
 def choice_log_probability(model: ResponseModel, answers: Answers) -> Tensor:
     """The ensemble's log-probability of every choice, float [S, C] or [S, K]."""
     if answers.has_no_click:
-        return model.choice_log_probability(answers.state_SD, answers.slate_SK)
+        return model.choice_log_probability(answers.state_SD, answers.context_SF, answers.slate_SK)
     return mixture(member_choice_log_probability(model, answers))
 
 
@@ -73,6 +73,8 @@ def fit_response(
     """
     if weight_ES is None:
         weight_ES = torch.ones(model.members, len(train))
+    model.context_mean_F.copy_(train.context_SF.mean(dim=0))
+    model.context_scale_F.copy_(_spread(train.context_SF))
     _start_at_base_rate(model, train, weight_ES)
     fit_leaving(model, train, weight_ES)
     return _minimise(model, train, weight_ES, validation, epochs=epochs, learning_rate=learning_rate, seed=seed)
@@ -90,6 +92,12 @@ def _losses(model: ResponseModel, answers: Answers, weight_ES: Tensor) -> Tensor
     return reward_loss_E + (weight_ES * surprise_ES).mean(dim=1)
 
 
+def _spread(value_SF: Tensor) -> Tensor:
+    """Standard deviation of each feature, 1 for what never differs; float [F]."""
+    spread_F = value_SF.std(dim=0, correction=0)
+    return torch.where(spread_F > 0, spread_F, 1.0)
+
+
 @torch.no_grad()
 def _start_at_base_rate(model: ResponseModel, answers: Answers, weight_ES: Tensor) -> None:
     """The intercept at the logged mean: what is left to learn is who differs from it, and how."""
@@ -99,35 +107,38 @@ def _start_at_base_rate(model: ResponseModel, answers: Answers, weight_ES: Tenso
 
 
 def fit_leaving(model: ResponseModel, answers: Answers, weight_ES: Tensor | None = None) -> None:
-    """Logistic regression of leaving, to its optimum; every group of steps also counts one answer at the base rate."""
+    """Logistic regression of leaving, to its optimum.
+
+    Every group of steps also counts one answer at the base rate; the other weights have a standard normal prior.
+    """
     if weight_ES is None:
         weight_ES = torch.ones(model.members, len(answers))
-    cell_S = 2 * step_group(answers.step_S) + (answers.choice_S >= 0).long()
-    none_EC = torch.zeros(model.members, 2 * STEP_GROUPS, dtype=torch.float64)
-    count_EC = none_EC.index_add(1, cell_S, weight_ES.double())
-    left_EC = none_EC.index_add(1, cell_S, (weight_ES * answers.left_S).double())
-    base_E1 = left_EC.sum(dim=1, keepdim=True) / count_EC.sum(dim=1, keepdim=True)
-    cells = torch.arange(2 * STEP_GROUPS)
-    is_clicked_C, group_C = cells % 2, cells // 2
+    weight_ES, group_S = weight_ES.double(), step_group(answers.step_S)
+    context_SF = model.standardised(answers.context_after())
+    feature_FS = torch.cat([(answers.choice_S >= 0)[:, None], context_SF], dim=1).double().T.contiguous()
+    left_S, features = answers.left_S.double(), len(feature_FS)
+    base_E1 = ((weight_ES @ left_S) / weight_ES.sum(dim=1))[:, None]
     prior_EJ = base_E1.expand(-1, STEP_GROUPS)
-    weight_EJ = torch.cat([torch.zeros_like(base_E1), torch.logit(prior_EJ, eps=1e-6)], dim=1).requires_grad_()
-    optimizer = torch.optim.LBFGS([weight_EJ], max_iter=400, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+    start_EJ = torch.logit(prior_EJ, eps=1e-6)
+    slope_EJ = torch.cat([torch.zeros(model.members, features, dtype=torch.float64), start_EJ], dim=1).requires_grad_()
+    optimizer = torch.optim.LBFGS([slope_EJ], max_iter=400, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
     entropy = torch.nn.functional.binary_cross_entropy_with_logits
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        click_E1, step_EJ = weight_EJ[:, :1], weight_EJ[:, 1:]
-        rate_EC = left_EC / count_EC.clamp(min=1e-9)
-        fit = entropy(click_E1 * is_clicked_C + step_EJ[:, group_C], rate_EC, weight=count_EC, reduction="sum")
-        prior = entropy(step_EJ, prior_EJ, reduction="sum")
-        value = (fit + prior + click_E1.square().sum() / 2) / count_EC.sum()
+        weight_EF, step_EJ = slope_EJ[:, :features], slope_EJ[:, features:]
+        logit_ES = weight_EF @ feature_FS + step_EJ[:, group_S]
+        fit = entropy(logit_ES, left_S.expand_as(logit_ES), weight=weight_ES, reduction="sum")
+        prior = entropy(step_EJ, prior_EJ, reduction="sum") + weight_EF.square().sum() / 2
+        value = (fit + prior) / weight_ES.sum()
         value.backward()
         return value
 
     optimizer.step(loss)
     with torch.no_grad():
-        model.leaving_click_E.copy_(weight_EJ[:, 0])
-        model.leaving_step_EJ.copy_(weight_EJ[:, 1:])
+        model.leaving_click_E.copy_(slope_EJ[:, 0])
+        model.leaving_context_EF.copy_(slope_EJ[:, 1:features])
+        model.leaving_step_EJ.copy_(slope_EJ[:, features:])
 
 
 def _minimise(
@@ -181,4 +192,5 @@ def anchor_no_click(model: ResponseModel, state_SD: Tensor, slate_SK: Tensor, *,
         is_above_E = torch.sigmoid(total_ES - middle_E[:, None]).mean(dim=1) > click_rate
         low_E, high_E = torch.where(is_above_E, middle_E, low_E), torch.where(is_above_E, high_E, middle_E)
     model.no_click_ED.zero_()
+    model.no_click_context_EF.zero_()
     model.no_click_E.copy_((low_E + high_E) / 2)

@@ -16,7 +16,7 @@ from recolam.progress import say
 from recolam.seeding import derive
 from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world import bank, fitting
-from recolam.world.answers import interaction_answers, logged_answers
+from recolam.world.answers import contexts_at_train_end, interaction_answers, logged_answers
 from recolam.world.calibration import calibrate
 from recolam.world.calibration_gate import CalibrationGate, verdict
 from recolam.world.response import ResponseModel
@@ -145,7 +145,10 @@ def _bank(
     tensors: dict[str, Tensor] = {}
     for name, users in populations.items():
         history_PT, length_P = bank.histories_at_train_end(dataset, users, limit=limit, capacity=capacity)
-        tensors |= {f"{name}.history_PT": history_PT, f"{name}.length_P": length_P}
+        context_PF = contexts_at_train_end(dataset, users)
+        tensors |= {
+            f"{name}.history_PT": history_PT, f"{name}.length_P": length_P, f"{name}.context_PF": context_PF,
+        }  # fmt: skip
     return tensors
 
 

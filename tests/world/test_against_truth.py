@@ -105,13 +105,14 @@ def test_fitted_choices_are_close_to_the_true_ones(world: World) -> None:
         user_S=torch.arange(count),
         session_S=torch.arange(count),
         log_shown_SK=torch.zeros(world.shown_SK.shape),
+        context_SF=torch.zeros(count, 4),
         has_no_click=True,
     )
     train, rest = answers.rows(torch.arange(0, 3500)), answers.rows(torch.arange(3500, count))
     model = ResponseModel(item_ND=item_ND, popularity_N=torch.zeros(len(item_ND)), slate_size=3)
     fit_response(model, train, rest, epochs=150, learning_rate=0.05, seed=0)
     with torch.no_grad():
-        fitted_SC = model.choice_log_probability(rest.state_SD, rest.slate_SK).exp()
+        fitted_SC = model.choice_log_probability(rest.state_SD, rest.context_SF, rest.slate_SK).exp()
     truth_SC = true_choice(world, world.shown_SK)[3500:]
     base_C = torch.bincount(train.choice_S + 1, minlength=4) / len(train)
     error, base_error = float((fitted_SC - truth_SC).abs().mean()), float((base_C - truth_SC).abs().mean())

@@ -41,13 +41,13 @@ def test_the_true_model_passes(held_out: Answers) -> None:
 def squashed_clicks(model: ResponseModel) -> None:
     original = model.choice_log_probability
     model.choice_log_probability = (  # type: ignore[method-assign]
-        lambda state, slate: torch.log_softmax(torch.sigmoid(original(state, slate).exp()), dim=1)
+        lambda state, context, slate: torch.log_softmax(torch.sigmoid(original(state, context, slate).exp()), dim=1)
     )
 
 
 def squashed_leaving(model: ResponseModel) -> None:
     original = model.leaving_logit
-    model.leaving_logit = lambda clicked, step: torch.sigmoid(original(clicked, step))  # type: ignore[method-assign]
+    model.leaving_logit = lambda clicked, step, context: torch.sigmoid(original(clicked, step, context))  # type: ignore[method-assign]
 
 
 def swapped_positions(model: ResponseModel) -> None:
@@ -103,7 +103,7 @@ def test_a_forgotten_sampling_correction_turns_it_red(is_corrected: bool) -> Non
         state_SD=state_SD, slate_SK=torch.from_numpy(slate), choice_S=torch.zeros(count, dtype=torch.int64),
         reward_S=torch.ones(count), step_S=torch.zeros(count, dtype=torch.int64), left_S=torch.zeros(count),
         user_S=torch.arange(count) // 5, session_S=torch.arange(count) // 5,
-        log_shown_SK=torch.from_numpy(log_shown).float(), has_no_click=False,
+        log_shown_SK=torch.from_numpy(log_shown).float(), context_SF=torch.zeros(count, 4), has_no_click=False,
     )  # fmt: skip
     with torch.no_grad():
         model.reward_E.fill_(1.0)
@@ -131,7 +131,7 @@ def test_leaving_meets_the_logged_rate_at_every_step() -> None:
     answers = dataclasses.replace(answers, step_S=step_S, left_S=left_S)
     fit_leaving(model, answers)
     with torch.no_grad():
-        found_S = model.leaving_probability(answers.choice_S >= 0, step_S)
+        found_S = model.leaving_probability(answers.choice_S >= 0, step_S, answers.context_after())
     for group in step_group(step_S).unique():
         is_in_S = step_group(step_S) == group
         assert float(found_S[is_in_S].mean()) == pytest.approx(float(left_S[is_in_S].mean()), abs=0.005)

@@ -81,19 +81,21 @@ def test_the_ensemble_answers_with_the_mean_of_the_members_probabilities() -> No
         model.no_click_E.copy_(torch.tensor([0.0, float(np.log(2.0))]))
         model.position_EK[1, 0] = float(np.log(3.0))
         model.reward_E.copy_(torch.tensor([1.0, 3.0]))
-        state_BD, slate_BK = torch.zeros(1, WIDTH), torch.tensor([[3, 4]])
-        probability_C = model.choice_log_probability(state_BD, slate_BK).exp()[0]
+        state_BD, context_BF, slate_BK = torch.zeros(1, WIDTH), torch.zeros(1, 4), torch.tensor([[3, 4]])
+        probability_C = model.choice_log_probability(state_BD, context_BF, slate_BK).exp()[0]
         # members: 1/3 each; and weights 2, 3, 1 of 6
         assert probability_C.tolist() == pytest.approx([1 / 3, (1 / 3 + 1 / 2) / 2, (1 / 3 + 1 / 6) / 2])
         # expected rewards 2/3 of 1 and 4/6 of 3
-        assert model.member_expected_rewards(state_BD, slate_BK)[:, 0].tolist() == pytest.approx([2 / 3, 2.0])
-        assert float(model.disagreement(state_BD, slate_BK)) == pytest.approx(2 / 3)
-        assert float(model.expected_reward(state_BD, slate_BK)) == pytest.approx(2 / 3 * 2.0)
+        assert model.member_expected_rewards(state_BD, context_BF, slate_BK)[:, 0].tolist() == pytest.approx(
+            [2 / 3, 2.0]
+        )
+        assert float(model.disagreement(state_BD, context_BF, slate_BK)) == pytest.approx(2 / 3)
+        assert float(model.expected_reward(state_BD, context_BF, slate_BK)) == pytest.approx(2 / 3 * 2.0)
         hidden_BK = torch.tensor([[False, True]])
-        left_C = model.choice_log_probability(state_BD, slate_BK, is_available_BK=hidden_BK).exp()[0]
+        left_C = model.choice_log_probability(state_BD, context_BF, slate_BK, is_available_BK=hidden_BK).exp()[0]
         assert left_C.tolist() == pytest.approx([(1 / 2 + 2 / 3) / 2, 0.0, (1 / 2 + 1 / 3) / 2])
         model.leaving_step_EJ.copy_(torch.tensor([[0.0], [float(np.log(3.0))]]))
-        leaving_B = model.leaving_probability(torch.tensor([False]), torch.tensor([0]))
+        leaving_B = model.leaving_probability(torch.tensor([False]), torch.tensor([0]), context_BF)
         assert float(leaving_B) == pytest.approx((1 / 2 + 3 / 4) / 2)
 
 
@@ -110,8 +112,8 @@ def test_members_disagree_more_the_less_they_have_seen(fitted: ResponseModel) ->
 def test_members_disagree_most_about_users_unlike_any_they_met(fitted: ResponseModel) -> None:
     held_out = clustered(2000, 3)
     with torch.no_grad():
-        usual_S = fitted.disagreement(held_out.state_SD, held_out.slate_SK)
-        strange_S = fitted.disagreement(4.0 * held_out.state_SD, held_out.slate_SK)
+        usual_S = fitted.disagreement(held_out.state_SD, held_out.context_SF, held_out.slate_SK)
+        strange_S = fitted.disagreement(4.0 * held_out.state_SD, held_out.context_SF, held_out.slate_SK)
     assert float(strange_S.mean()) > 2 * float(usual_S.mean())
 
 
