@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from recolam.bench.boredom import BoredomBench, boredom
+from recolam.bench.closed_loop import ClosedLoopBench, closed_loop_bench
 from recolam.bench.grow import GrowBench, grow
 from recolam.bench.objectives import ObjectivesBench, objectives
 from recolam.bench.parity import ParityBench, parity
@@ -24,6 +25,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "objectives": (ObjectivesBench, objectives),
     "grow": (GrowBench, grow),
     "boredom": (BoredomBench, boredom),
+    "closed-loop": (ClosedLoopBench, closed_loop_bench),
 }
 NAMES = tuple(_BENCHES)
 

@@ -10,6 +10,7 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.policy import returns
 from recolam.policy.agent import SlateAgent
+from recolam.policy.closed_loop import ClosedLoopConfig, closed_loop
 from recolam.policy.training import PolicyTrainingConfig, train_policy
 from recolam.progress import say
 from recolam.seeding import derive
@@ -23,22 +24,32 @@ class PolicyConfig:
 
     `temperature` divides the item scores. What is served is the most probable slate, what learns is the sampled one: a
     low temperature keeps the two close.
+
+    Attributes:
+        uncertainty_penalty, entropy_bonus: what learning in fitted users is charged with (`recolam.world.cautious`);
+            the comparison never is.
+        closed_loop: the check of the fitted world where the true users are known.
     """
 
     temperature: float = 0.2
     evaluation_users: int = 1000
     evaluation_seeds: int = 10
+    uncertainty_penalty: float = 0.0
+    entropy_bonus: float = 0.0
     training: PolicyTrainingConfig = field(default_factory=PolicyTrainingConfig)
+    closed_loop: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
 
 
 def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
-    """Inputs: pretrain (start weights), world, features. Leaves model/, vocabulary.json, policy.json, curves.json.
+    """Inputs: pretrain (start weights), world, features. Leaves model/, vocabulary.json, policy.json, curves.json,
+    returns.json and, where the true users are known, closed_loop.json.
 
     The comparison plays users whom neither the fitting nor the training of the policy has met, on seeds of its own.
     """
     pretrain, world = context.inputs["pretrain"], SavedWorld.open(context.inputs["world"].path)
     dataset = TokenisedDataset.load(context.inputs["features"].path)
-    learning, judging = (world.environment(population=name) for name in ("train", "held_out"))
+    learning = world.environment(population="train", penalty=config.uncertainty_penalty, bonus=config.entropy_bonus)
+    judging = world.environment(population="held_out")
     settings = {
         "slate_size": learning.slate_size,
         "max_len": load_sequence_model(pretrain.path / "model").config.max_len,
@@ -73,6 +84,12 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     agent.save(context.out, titles=dataset.titles)
     (context.out / "curves.json").write_text(json.dumps(curves))
     (context.out / "returns.json").write_text(json.dumps(table))
+    if config.closed_loop.iterations and world.truth is not None:
+        found = closed_loop(
+            world, fresh, popularity_N, config.closed_loop, config.training,
+            seed=context.seed, scratch=context.scratch / "closed-loop",
+        )  # fmt: skip
+        (context.out / "closed_loop.json").write_text(json.dumps(found))
     return {
         "returns": table,
         "best_validation_return": max(value for _, value in curves["validation_return"]),

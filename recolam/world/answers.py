@@ -125,6 +125,14 @@ def contexts_at_train_end(dataset: TokenisedDataset, users: np.ndarray) -> Tenso
     return past_features(torch.from_numpy(seen_U[users]), torch.from_numpy(clicked_U[users]))
 
 
+def times_shown(dataset: TokenisedDataset) -> Tensor:
+    """How often each token was shown in the train period, or taken where slates were not logged; int64 [N]."""
+    if dataset.slates is None:
+        return torch.from_numpy(dataset.item_count_V.astype(np.int64))
+    shown = dataset.slates.slate_SK[dataset.slates.split_S == TRAIN]
+    return torch.from_numpy(np.bincount(shown.ravel(), minlength=dataset.tokens).astype(np.int64))
+
+
 def first_of_run(unit_S: np.ndarray) -> np.ndarray:
     """For every place, where the run of equal values that it belongs to begins, int64 [S]."""
     is_first_S = np.ones(len(unit_S), dtype=bool)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recolam.contracts.artifact import open_artifact
 from recolam.contracts.dataset import FIRST_ITEM
+from recolam.contracts.protocols import Observation
 from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world.assortment import best_logit_slate
 from recolam.world.response import CONTEXT_FEATURES, ResponseModel, context_after
@@ -91,9 +92,7 @@ class FittedUsers:
         choice_B = sample_choice(
             log_probability_BC[:, 1:], log_probability_BC[:, 0], generator, is_available_BK=is_available_BK
         )
-        is_clicked_B = choice_B >= 0
-        chosen_B1 = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])
-        reward_B = self.response.reward_given_choice(taste_BD, chosen_B1)[:, 0].where(is_clicked_B, 0.0)
+        is_clicked_B, reward_B = choice_B >= 0, self._reward(taste_BD, slate_BK, choice_B)
         after_BF = context_after(context_BF, is_clicked_B, reward_B)
         leaving_B = self.response.leaving_probability(is_clicked_B, state.get("step"), after_BF)
         draw_B = torch.rand(len(leaving_B), generator=generator, device=leaving_B.device)
@@ -112,8 +111,25 @@ class FittedUsers:
             taste_BD[is_clicked_B] = self.encoder.last_state(
                 following["history"][is_clicked_B], following["length"][is_clicked_B]
             )
-        context_BF = context_after(state.get("context"), is_clicked_B, response.get("reward"))
+        reward_B = self._reward(state.get("taste"), slate_BK, response.get("choice"))  # without what others charge
+        context_BF = context_after(state.get("context"), is_clicked_B, reward_B)
         return following | {"taste": taste_BD, "context": context_BF}
+
+    def _reward(self, taste_BD: Tensor, slate_BK: Tensor, choice_B: Tensor) -> Tensor:
+        chosen_B1 = slate_BK.gather(1, choice_B.clamp(min=0)[:, None])
+        return self.response.reward_given_choice(taste_BD, chosen_B1)[:, 0].where(choice_B >= 0, 0.0)
+
+    @torch.no_grad()
+    def disagreement(self, state: Value, slate_BK: Tensor) -> Tensor:
+        """Standard deviation over members of the slate's expected reward now, float [B]."""
+        return self.response.disagreement(state.get("taste"), state.get("context"), slate_BK)
+
+    @torch.no_grad()
+    def best_slates(self, observation: Observation) -> Tensor:
+        """The greedy slates of users of average z, from what a recommender may see; int64 [B, K]."""
+        taste_BD = self.encoder.last_state(observation.history_BT, observation.length_B)
+        average_BF = self._average(len(taste_BD))
+        return self.greedy_slate(Value(taste=taste_BD, context=average_BF, history=observation.history_BT))
 
     @torch.no_grad()
     def expected_reward(self, history_BT: Tensor, length_B: Tensor, slate_BK: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from recolam.progress import say
 from recolam.seeding import derive
 from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world import bank, fitting
-from recolam.world.answers import contexts_at_train_end, interaction_answers, logged_answers
+from recolam.world.answers import contexts_at_train_end, interaction_answers, logged_answers, times_shown
 from recolam.world.calibration import calibrate
 from recolam.world.calibration_gate import CalibrationGate, verdict
 from recolam.world.response import ResponseModel
@@ -141,8 +141,8 @@ def _fit(
 def _bank(
     dataset: TokenisedDataset, populations: dict[str, np.ndarray], *, capacity: int, limit: int
 ) -> dict[str, Tensor]:
-    """Start states of both populations, with room in the history for a whole session."""
-    tensors: dict[str, Tensor] = {}
+    """Start states of both populations, with room in the history for a whole session; how often items were shown."""
+    tensors = {"shown_N": times_shown(dataset)}
     for name, users in populations.items():
         history_PT, length_P = bank.histories_at_train_end(dataset, users, limit=limit, capacity=capacity)
         context_PF = contexts_at_train_end(dataset, users)
