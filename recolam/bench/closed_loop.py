@@ -52,9 +52,13 @@ def closed_loop_bench(config: ClosedLoopBench) -> dict[str, Any]:
             way of training in the fitted world, mean and t interval over the worlds (where there are two or more);
             spearman and regret_at_1: the same of each way of ranking.
     """
+    loop = ClosedLoopConfig(
+        iterations=config.iterations, users=config.users, seeds=config.evaluations,
+        penalty=_number("penalty", config.penalty), bonus=_number("bonus", config.bonus), is_cautious=True,
+    )  # fmt: skip
     place = nullcontext(config.home) if config.home else tempfile.TemporaryDirectory()
     with place as home:
-        worlds = [_one(config, home, seed) for seed in range(config.seed, config.seed + config.seeds)]
+        worlds = [_one(config, loop, home, seed) for seed in range(config.seed, config.seed + config.seeds)]
     return {
         "worlds": worlds,
         "share": _over(worlds, "share", "mean"),
@@ -64,17 +68,13 @@ def closed_loop_bench(config: ClosedLoopBench) -> dict[str, Any]:
     }
 
 
-def _one(config: ClosedLoopBench, home: str, seed: int) -> dict[str, Any]:
+def _one(config: ClosedLoopBench, loop: ClosedLoopConfig, home: str, seed: int) -> dict[str, Any]:
     plan = pipeline.make_plan(preset=config.preset, home=home, seed=seed)
     made: dict[str, Artifact] = {}
     for stage in _STAGES:
         made[stage] = open_artifact(pipeline.run_stage(plan, stage, is_tracked=False)["path"], stage=stage)
     policy = pipeline.stage_config(plan, "policy")
     dataset = TokenisedDataset.load(made["features"].path)
-    loop = ClosedLoopConfig(
-        iterations=config.iterations, users=config.users, seeds=config.evaluations,
-        penalty=_number("penalty", config.penalty), bonus=_number("bonus", config.bonus), is_cautious=True,
-    )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         found = closed_loop(
             SavedWorld.open(made["world"].path), lambda: _untrained(made, policy, dataset),

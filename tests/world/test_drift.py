@@ -32,14 +32,15 @@ def ecosystem() -> UserModel:
     return EcosystemUsers(EcosystemConfig(slate_size=SLATE, cost=0.2), draw_offer(ITEMS, mean_PZ, spread=0.3, seed=0))
 
 
-def fitted() -> UserModel:
+def fitted(*, members: int = 1) -> FittedUsers:
     generator, tokens = torch.Generator().manual_seed(0), FIRST_ITEM + ITEMS
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = SequenceModel(SequenceConfig(tokens=tokens, max_len=8, width=8, blocks=1, heads=1))
     response = ResponseModel(
-        item_ND=torch.randn(tokens, 8, generator=generator), popularity_N=torch.ones(tokens), slate_size=SLATE
-    )
+        item_ND=torch.randn(tokens, 8, generator=generator), popularity_N=torch.ones(tokens), slate_size=SLATE,
+        members=members,
+    )  # fmt: skip
     with torch.no_grad():
         response.match_EDD.mul_(0.3)
         response.reward_item_ED.normal_(generator=generator)
