@@ -84,6 +84,10 @@ _BEHAVIOURS = {
     "click_rate": "Slates with a click",
     "leaving_rate": "Slates after which the user left",
     "reward_given_click": "Reward of a click",
+    "distance_within_session": "Distance between two items of a session (1 \u2212 cosine)",
+    "within_day": "Users back within a day",
+    "within_week": "Users back within a week",
+    "log_hours": "Logarithm of the hours away, a week at most",
 }
 _LONGEST_TITLE, _LONGEST_FACT = 120, 300
 
@@ -159,7 +163,8 @@ def calibration_facts(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def calibration_pairs(calibration: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(behaviour, logged, simulated), by position and popularity last; what is missing is left out."""
-    named = [(text, calibration.get(key)) for key, text in _BEHAVIOURS.items()]
+    known = {**(calibration.get("return") or {}), **calibration}
+    named = [(text, known.get(key)) for key, text in _BEHAVIOURS.items()]
     positions, tenths = calibration.get("position_rate") or [], calibration.get("popularity_rate") or []
     named += [(f"Click at position {place}", pair) for place, pair in enumerate(positions, start=1)]
     named += [

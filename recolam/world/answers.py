@@ -164,7 +164,7 @@ def interaction_answers(
     is_repeat_SK[:, 0] = False
     log_shown_SK = np.log(probability_N[slate_SK])
     log_shown_SK[is_repeat_SK] = np.inf  # the taken item drawn again is no alternative
-    start_E, left_E = _sessions(dataset)
+    start_E, left_E = session_starts(dataset)
     value_S = dataset.event_value_E[events]
     return Answers(
         state_SD=encode(encoder, dataset, events, user_S, max_len=max_len),
@@ -181,7 +181,7 @@ def interaction_answers(
     )
 
 
-def _sessions(dataset: TokenisedDataset) -> tuple[np.ndarray, np.ndarray]:
+def session_starts(dataset: TokenisedDataset) -> tuple[np.ndarray, np.ndarray]:
     """The first event of the session and whether it ends here, for every event."""
     events = len(dataset.event_item_E)
     is_first_E = np.zeros(events, dtype=bool)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recolam.intervals import cluster_error
 from recolam.world.answers import Answers
+from recolam.world.diversity import distance_within_session
 from recolam.world.fitting import choice_log_probability, log_likelihood, member_choice_log_probability
 from recolam.world.response import ResponseModel
 from recolam.world.told_apart import told_apart
@@ -38,6 +39,7 @@ def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15, seed: i
         popularity_rate: share of the clicks on each tenth of the train events, best-sellers first: behaviours.
         session_length_tv: total variation between the logged distribution of session lengths and the one that the
             predicted chances of leaving make.
+        distance_within_session: a behaviour, see `recolam.world.diversity`; missing where no session has two clicks.
         told_apart: see `recolam.world.told_apart`. disagreement: see `disagreement`.
     """
     probability_SC = choice_log_probability(model, answers).exp().double().numpy()
@@ -69,6 +71,9 @@ def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15, seed: i
         "told_apart": told_apart(model, answers, predicted_SK, seed=seed),
         "disagreement": disagreement(model, answers),
     }
+    distance = distance_within_session(model.item_ND, answers, observed_SK, predicted_SK)
+    if distance is not None:
+        report["distance_within_session"] = distance
     if answers.has_no_click:
         report["click_rate"] = _pair(observed_SK.sum(axis=1), predicted_SK.sum(axis=1), user_S)
         report["position_rate"] = [

@@ -17,6 +17,7 @@ from recolam.contracts.protocols import Observation
 from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world.assortment import best_logit_slate
 from recolam.world.response import CONTEXT_FEATURES, ResponseModel, context_after
+from recolam.world.returning import ReturnModel
 from recolam.world.runtime import TensorSpec, Value
 from recolam.world.story import common_initial, common_next, common_spec, sample_choice
 
@@ -40,10 +41,19 @@ class FittedUsers:
     Args:
         encoder: the pretrained model, frozen.
         slate_size: positions of a slate; at most as many as were fitted.
+        returning: when they come back; None where the log could not tell.
     """
 
-    def __init__(self, encoder: SequenceModel, response: ResponseModel, start: Bank, *, slate_size: int) -> None:
-        self.encoder, self.response, self.start = encoder.eval(), response.eval(), start
+    def __init__(
+        self,
+        encoder: SequenceModel,
+        response: ResponseModel,
+        start: Bank,
+        *,
+        slate_size: int,
+        returning: ReturnModel | None = None,
+    ) -> None:
+        self.encoder, self.response, self.start, self.returning = encoder.eval(), response.eval(), start, returning
         self.slate_size, self.tokens = slate_size, encoder.config.tokens
 
     @classmethod
@@ -63,7 +73,11 @@ class FittedUsers:
         response.load_state_dict(tensors)
         bank = load_file(artifact.file("bank.safetensors"))
         start = Bank(*(bank[f"{population}.{name}"] for name in ("history_PT", "length_P", "context_PF")))
-        return cls(encoder, response, start, slate_size=slate_size or positions)
+        returning = None
+        if "return.safetensors" in artifact.manifest["files"]:
+            returning = ReturnModel(encoder.config.width)
+            returning.load_state_dict(load_file(artifact.file("return.safetensors")))
+        return cls(encoder, response, start, slate_size=slate_size or positions, returning=returning)
 
     def state_spec(self) -> Mapping[str, TensorSpec]:
         width = self.encoder.config.width
@@ -130,6 +144,17 @@ class FittedUsers:
         taste_BD = self.encoder.last_state(observation.history_BT, observation.length_B)
         average_BF = self._average(len(taste_BD))
         return self.greedy_slate(Value(taste=taste_BD, context=average_BF, history=observation.history_BT))
+
+    @torch.no_grad()
+    def return_time(self, state: Value, generator: torch.Generator) -> Tensor:
+        """Hours until each user's next session, if this one ended now; float [B].
+
+        Raises:
+            ValueError: the log could not tell.
+        """
+        if self.returning is None:
+            raise ValueError("these users were fitted to a log that does not tell when they came back")
+        return self.returning.draw(state.get("taste"), generator)
 
     @torch.no_grad()
     def expected_reward(self, history_BT: Tensor, length_B: Tensor, slate_BK: Tensor) -> Tensor:

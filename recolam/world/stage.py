@@ -20,6 +20,7 @@ from recolam.world.answers import contexts_at_train_end, interaction_answers, lo
 from recolam.world.calibration import calibrate
 from recolam.world.calibration_gate import CalibrationGate, verdict
 from recolam.world.response import ResponseModel
+from recolam.world.returning import ReturnModel, absences, calibrate_return, fit_return
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def run(config: WorldConfig, context: StageContext) -> dict[str, Any]:
     populations = bank.split_users(dataset, held_out_share=config.held_out_share, seed=context.seed)
     slate_size = config.slate_size if dataset.slates is None else dataset.slates.slate_SK.shape[1]
     model, calibration, curves = _fit(config, dataset, encoder, populations, slate_size=slate_size, seed=context.seed)
+    returning, calibration["return"] = _fit_return(config, dataset, encoder, populations, seed=context.seed)
+    calibration["gate"] = verdict(calibration, config.gate)
 
     room = min(encoder.config.max_len, len(dataset.items) - slate_size) - config.horizon
     if room < 1:
@@ -86,6 +89,8 @@ def run(config: WorldConfig, context: StageContext) -> dict[str, Any]:
         raise DataError(f"the fitted users fail their calibration: {'; '.join(found['reasons'])}")
     save_file(tensors, context.out / "bank.safetensors")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, context.out / "response.safetensors")
+    if returning is not None:
+        save_file(dict(returning.state_dict()), context.out / "return.safetensors")
     write_json(context.out / "world.json", settings)
     write_json(context.out / "calibration.json", calibration)
     write_json(context.out / "curves.json", curves)
@@ -129,13 +134,33 @@ def _fit(
         weight_ES=fitting.bootstrap_weights(train.user_S, members=config.members, seed=derive(seed, "ensemble")),
     )  # fmt: skip
     calibration = calibrate(model, held_out, seed=seed)
-    calibration["gate"] = verdict(calibration, config.gate)
     if not answers.has_no_click:
         fitting.anchor_no_click(
             model, train.state_SD, train.slate_SK[:, 1 : slate_size + 1], click_rate=config.click_rate
         )
         calibration["assumed_click_rate"] = config.click_rate
     return model, calibration, curves
+
+
+def _fit_return(
+    config: WorldConfig,
+    dataset: TokenisedDataset,
+    encoder: SequenceModel,
+    populations: dict[str, np.ndarray],
+    *,
+    seed: int,
+) -> tuple[ReturnModel | None, dict[str, Any]]:
+    """When users come back, and its calibration; None and the reason where the log does not tell."""
+    seen = absences(encoder, dataset, limit=config.fit_limit // 4, max_len=encoder.config.max_len, seed=seed)
+    if seen is None:
+        return None, {"reason": "the log has no clock, or no time before which all training data lie"}
+    is_held_out_S = torch.from_numpy(np.isin(seen.user_S.numpy(), populations["held_out"]))
+    train, held_out = seen.rows(~is_held_out_S), seen.rows(is_held_out_S)
+    if min(int(train.has_returned_S.sum()), len(held_out)) == 0:
+        return None, {"reason": "nobody came back in the train period"}
+    model = ReturnModel(encoder.config.width)
+    fit_return(model, train)
+    return model, calibrate_return(model, held_out)
 
 
 def _bank(
