@@ -125,7 +125,9 @@ def recommend(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow or boredom.")],
+    name: Annotated[
+        str, typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom or closed-loop.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
     """Measure: one JSON line on stdout. Options by benchmark, each with a value:
@@ -152,6 +154,10 @@ def bench(
     --config.
 
     **boredom** (speed of boredom users beside sardine-rec): --users --their-users --steps --repeats.
+
+    **closed-loop** (what a policy that learnt in fitted users earns with the demo's true ones, and whether the fitted
+    ones rank policies alike): --seeds N worlds from --seed on, --preset, --iterations of every training, --users and
+    --evaluations to score, --penalty and --bonus of the cautious training, --home to keep the stages' artifacts.
     """
     from recolam import bench as benches  # torch takes seconds to import
 
