@@ -4,11 +4,13 @@ Shape legend: B sequences, T items of a history, S = T + 1 states, M new states 
 new ones, J new states of such a sequence at most, D width, H heads, C = D / H channels of a head.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from recolam.sequence.model import SequenceModel
-from recolam.sequence.transformer import Transformer, rotate, rotations
+from recolam.sequence.transformer import Block, Transformer, rotate, rotations
 
 
 class IncrementalEncoder:
@@ -24,7 +26,8 @@ class IncrementalEncoder:
 
     def __init__(self, model: SequenceModel) -> None:
         self.model = model
-        self._keeps = isinstance(model.backbone, Transformer) and not model.reads_time
+        is_native = isinstance(model.backbone, Transformer)
+        self._backbone = cast(Transformer, model.backbone) if is_native and not model.reads_time else None
         with torch.no_grad():
             self.table_ND = model.item_table()
         self._known_BS: Tensor | None = None  # tokens read, behind a column for the start
@@ -39,29 +42,28 @@ class IncrementalEncoder:
             length_B: number of real items.
         """
         limit = self.model.config.max_len
-        if not self._keeps or int(length_B.max()) > limit:
+        if self._backbone is None or int(length_B.max()) > limit:
             self._known_BS = None
             return self.model.last_state(history_BT, length_B)
         wanted_BS = torch.nn.functional.pad(history_BT[:, :limit], (1, 0))
         if self._known_BS is None or self._known_BS.shape != wanted_BS.shape:
-            self._begin(wanted_BS)
-        self._read(wanted_BS, length_B + 1)
+            self._begin(self._backbone, wanted_BS)
+        self._read(self._backbone, wanted_BS, length_B + 1)
         return self._last_BD
 
-    def _begin(self, wanted_BS: Tensor) -> None:
+    def _begin(self, backbone: Transformer, wanted_BS: Tensor) -> None:
         """Room for the keys and values of `wanted_BS`, of which nothing has been read."""
-        model, (batch, width) = self.model, wanted_BS.shape
-        backbone, like = model.backbone, self.table_ND
-        shape = (len(backbone.blocks), 2, batch, model.config.heads, width, backbone.channels)
+        (batch, width), config, like = wanted_BS.shape, self.model.config, self.table_ND
+        shape = (len(backbone.blocks), 2, batch, config.heads, width, backbone.channels)
         self._kept_L2BHSC = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self._turn_SC = rotations(width, backbone.channels, like=like)
         self._known_BS = torch.zeros_like(wanted_BS)
         self._states_B = wanted_BS.new_zeros(batch)
-        self._last_BD = like.new_zeros(batch, model.config.width)
+        self._last_BD = like.new_zeros(batch, config.width)
 
-    def _read(self, wanted_BS: Tensor, states_B: Tensor) -> None:
+    def _read(self, backbone: Transformer, wanted_BS: Tensor, states_B: Tensor) -> None:
         """Reads what is new in each history and keeps its keys, values and last state."""
-        known_BS, place_S = self._known_BS, torch.arange(wanted_BS.shape[1], device=wanted_BS.device)
+        known_BS, place_S = cast(Tensor, self._known_BS), torch.arange(wanted_BS.shape[1], device=wanted_BS.device)
         is_read_BS = place_S < self._states_B[:, None]
         is_going_on_B = ((known_BS == wanted_BS) | ~is_read_BS).all(dim=1) & (self._states_B <= states_B)
         begin_B = self._states_B.where(is_going_on_B, 0)
@@ -77,7 +79,8 @@ class IncrementalEncoder:
         state_MD = self.model.inputs(wanted_BS[row_M, place_M], place_M, self.table_ND)
         turn_M1C = self._turn_SC[place_M][:, None]
         hidden_RJS = self._hidden(place_RJ, place_S[: int(states_R.max())])
-        for block, kept_2BHSC in zip(self.model.backbone.blocks, self._kept_L2BHSC, strict=True):
+        for layer, kept_2BHSC in zip(backbone.blocks, self._kept_L2BHSC, strict=True):
+            block = cast(Block, layer)
             query_MHC, key_MHC, value_MHC = block.project(state_MD).unbind(1)
             kept_2BHSC[0, row_M, :, place_M] = rotate(key_MHC, turn_M1C)
             kept_2BHSC[1, row_M, :, place_M] = value_MHC
@@ -86,7 +89,7 @@ class IncrementalEncoder:
             mixed_RJD = _attend(query_RJHC, self._rows(kept_2BHSC, row_R, hidden_RJS.shape[-1]), hidden_RJS)
             state_MD = block.finish(state_MD, mixed_RJD[is_new_RJ])
         newest_R = is_new_RJ.sum(dim=1).cumsum(0) - 1
-        self._last_BD = self._last_BD.index_copy(0, row_R, self.model.backbone.norm(state_MD[newest_R]))
+        self._last_BD = self._last_BD.index_copy(0, row_R, backbone.norm(state_MD[newest_R]))
 
     @staticmethod
     def _hidden(place_RJ: Tensor, place_S: Tensor) -> Tensor:

@@ -15,9 +15,8 @@ from recolam.errors import DataError
 from recolam.progress import Progress
 from recolam.seeding import numpy_generator, torch_generator
 from recolam.sequence.model import SequenceModel
-from recolam.world.fitted import STEP_GROUPS, ResponseModel, step_group
-
-_NEW_SESSION_SECONDS = 3600
+from recolam.world.departures import Departures, fit_leaving, sessions
+from recolam.world.fitted import ResponseModel
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,10 @@ class Answers:
 
     def __len__(self) -> int:
         return len(self.choice_S)
+
+    @property
+    def departures(self) -> Departures:
+        return Departures(self.step_S, self.choice_S >= 0, self.left_S, self.user_S)
 
     def rows(self, index: Tensor) -> "Answers":
         tensors = {name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -94,8 +97,8 @@ def interaction_answers(
 ) -> Answers:
     """Answers made from plain interactions: the item taken, among items drawn by the square root of popularity.
 
-    The drawn items' log-probabilities go with them (McFadden's sampling correction, 1978). Sessions end where a
-    user's next event is more than an hour away. The reward is the event's value (a rating, say), or 1 without one.
+    The drawn items' log-probabilities go with them (McFadden's sampling correction, 1978). The reward is the event's
+    value (a rating, say), or 1 without one.
     """
     generator = numpy_generator(seed, "interaction answers")
     events = np.flatnonzero((dataset.event_split_E == TRAIN) & (dataset.event_item_E >= FIRST_ITEM))
@@ -113,7 +116,7 @@ def interaction_answers(
     is_repeat_SK[:, 0] = False
     log_shown_SK = np.log(probability_N[slate_SK])
     log_shown_SK[is_repeat_SK] = np.inf  # the taken item drawn again is no alternative
-    start_E, left_E = _sessions(dataset)
+    start_E, left_E = sessions(dataset)
     value_S = dataset.event_value_E[events]
     return Answers(
         state_SD=encode(encoder, dataset, events, user_S, max_len=max_len),
@@ -129,18 +132,6 @@ def interaction_answers(
     )
 
 
-def _sessions(dataset: TokenisedDataset) -> tuple[np.ndarray, np.ndarray]:
-    """The first event of the session and whether it ends here, for every event."""
-    events = len(dataset.event_item_E)
-    is_first_E = np.zeros(events, dtype=bool)
-    is_first_E[dataset.user_offset_U1[:-1][np.diff(dataset.user_offset_U1) > 0]] = True
-    if dataset.info.get("clock") == "time":
-        is_first_E[1:] |= np.diff(dataset.event_time_E) > _NEW_SESSION_SECONDS
-    start_E = np.maximum.accumulate(np.where(is_first_E, np.arange(events), 0))
-    left_E = np.append(is_first_E[1:], True)
-    return start_E, left_E
-
-
 def log_likelihood(model: ResponseModel, answers: Answers) -> Tensor:
     """Mean log-likelihood of choices; the correction for drawn candidates is inside the probabilities."""
     if answers.has_no_click:
@@ -151,11 +142,19 @@ def log_likelihood(model: ResponseModel, answers: Answers) -> Tensor:
 
 
 def fit_response(
-    model: ResponseModel, train: Answers, validation: Answers, *, epochs: int, learning_rate: float, seed: int
+    model: ResponseModel,
+    train: Answers,
+    validation: Answers,
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    departures: Departures | None = None,
 ) -> dict[str, list[list[float]]]:
     """Fits all parameters by Adam and keeps those of the best validation loss; returns the curves.
 
-    Choice and reward have no parameter in common, so their losses are simply added; leaving is `fit_leaving`'s.
+    Choice and reward have no parameter in common, so their losses are simply added. Leaving is `fit_leaving`'s, from
+    `departures`, or from `train` without them.
     """
 
     def loss(answers: Answers) -> Tensor:
@@ -166,7 +165,7 @@ def fit_response(
         return reward_loss - log_likelihood(model, answers)
 
     _start_at_base_rate(model, train)
-    fit_leaving(model, train)
+    fit_leaving(model, train.departures if departures is None else departures)
     return _minimise(model, loss, train, validation, epochs=epochs, learning_rate=learning_rate, seed=seed)
 
 
@@ -176,36 +175,6 @@ def _start_at_base_rate(model: ResponseModel, answers: Answers) -> None:
     is_clicked_S = answers.choice_S >= 0
     if bool(is_clicked_S.any()):
         model.reward_item.bias.fill_(float(answers.reward_S[is_clicked_S].mean()))
-
-
-def fit_leaving(model: ResponseModel, answers: Answers) -> None:
-    """Logistic regression of leaving, to its optimum; every group of steps also counts one answer at the base rate."""
-    cell_S = 2 * step_group(answers.step_S) + (answers.choice_S >= 0).long()
-    cells = 2 * STEP_GROUPS
-    count_C = torch.bincount(cell_S, minlength=cells).double()
-    left_C = torch.bincount(cell_S, weights=answers.left_S.double(), minlength=cells)
-    base = float(left_C.sum() / count_C.sum())
-    is_clicked_C, group_C = torch.arange(cells) % 2, torch.arange(cells) // 2
-    weight_J1 = torch.zeros(1 + STEP_GROUPS, dtype=torch.float64, requires_grad=True)  # the click's first
-    with torch.no_grad():
-        weight_J1[1:] = float(torch.logit(torch.tensor(base), eps=1e-6))
-    optimizer = torch.optim.LBFGS([weight_J1], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        logit_C = weight_J1[0] * is_clicked_C + weight_J1[1:][group_C]
-        rate_C = left_C / count_C.clamp(min=1)
-        fit = entropy(logit_C, rate_C, weight=count_C, reduction="sum")
-        prior = entropy(weight_J1[1:], torch.full_like(weight_J1[1:], base), reduction="sum")
-        value = (fit + prior + weight_J1[0].square() / 2) / count_C.sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    with torch.no_grad():
-        model.leaving_click.copy_(weight_J1[0])
-        model.leaving_step_J.copy_(weight_J1[1:])
 
 
 def _minimise(

@@ -18,6 +18,7 @@ from recolam.sequence.model import SequenceModel, load_sequence_model
 from recolam.world import bank, fitting
 from recolam.world.calibration import calibrate
 from recolam.world.calibration_gate import CalibrationGate, verdict
+from recolam.world.departures import event_departures
 from recolam.world.fitted import ResponseModel
 
 
@@ -116,10 +117,13 @@ def _fit(
         raise DataError(
             f"{len(train)} answers to fit, {len(validation)} to stop by and {len(held_out)} to judge by: too few users"
         )
+    departures = answers.departures if dataset.slates is not None else event_departures(dataset)
+    is_judge_S = torch.from_numpy(np.isin(departures.user_S.numpy(), populations["held_out"]))
     curves = fitting.fit_response(
-        model, train, validation, epochs=config.epochs, learning_rate=config.learning_rate, seed=derive(seed, "world")
-    )
-    calibration = calibrate(model, held_out, seed=seed)
+        model, train, validation, epochs=config.epochs, learning_rate=config.learning_rate,
+        seed=derive(seed, "world"), departures=departures.rows(~is_judge_S),
+    )  # fmt: skip
+    calibration = calibrate(model, held_out, departures=departures.rows(is_judge_S), seed=seed)
     calibration["gate"] = verdict(calibration, config.gate)
     if not answers.has_no_click:
         fitting.anchor_no_click(
