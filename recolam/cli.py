@@ -125,7 +125,9 @@ def recommend(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow or boredom.")],
+    name: Annotated[
+        str, typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom or rollout.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
     """Measure: one JSON line on stdout. Options by benchmark, each with a value:
@@ -152,6 +154,9 @@ def bench(
     --config.
 
     **boredom** (speed of boredom users beside sardine-rec): --users --their-users --steps --repeats.
+
+    **rollout** (speed of a policy's steps, keeping keys and values against reading whole histories again): --users
+    --items --slate --steps --width --blocks --repeats --device.
     """
     from recolam import bench as benches  # torch takes seconds to import
 

@@ -12,6 +12,7 @@ from recolam.bench.objectives import ObjectivesBench, objectives
 from recolam.bench.parity import ParityBench, parity
 from recolam.bench.pretrain import PretrainBench, pretrain
 from recolam.bench.quality import QualityBench, quality
+from recolam.bench.rollout import RolloutBench, rollout
 from recolam.bench.simulate import SimulateBench, simulate
 from recolam.contracts.config import from_mapping
 from recolam.errors import ConfigError
@@ -24,6 +25,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "objectives": (ObjectivesBench, objectives),
     "grow": (GrowBench, grow),
     "boredom": (BoredomBench, boredom),
+    "rollout": (RolloutBench, rollout),
 }
 NAMES = tuple(_BENCHES)
 

@@ -17,7 +17,7 @@ from recolam.errors import ConfigError, DataError
 from recolam.policy import plackett_luce
 from recolam.policy.agent import SlateAgent, admissible
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
-from recolam.policy.returns import session_returns
+from recolam.policy.returns import greedy, session_returns
 from recolam.policy.rollout import Rollout, play
 from recolam.progress import Progress
 from recolam.seeding import derive
@@ -160,12 +160,10 @@ class _Trainer:
         return admissible(state_RD @ table_ND.T / self.agent.temperature, seen_RT)
 
     def _validate(self) -> None:
+        act = greedy(self.agent, k=self.environment.slate_size)
         returns = [
             session_returns(
-                self.environment,
-                lambda observation, _: self.agent.slates(observation, k=self.environment.slate_size, generator=None),
-                users=self.config.validation_users,
-                seed=derive(self.seed, "validation", index),
+                self.environment, act, users=self.config.validation_users, seed=derive(self.seed, "validation", index)
             )
             for index in range(self.config.validation_seeds)
         ]
