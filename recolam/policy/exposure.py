@@ -96,5 +96,5 @@ class CollapseFloors:
         if entropy < self.entropy:
             raise PolicyCollapse(
                 f"the policy collapsed at iteration {iteration}: entropy {entropy:.2g} nats, under {self.entropy:.2g}: "
-                "nothing is explored any more. Raise entropy_weight, kl_weight or the temperature, or lower learning_rate"
+                "nothing is explored now. Raise entropy_weight, kl_weight or the temperature, or lower learning_rate"
             )
