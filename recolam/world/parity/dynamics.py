@@ -17,7 +17,6 @@ M marks (steps whose interest is kept).
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,11 +27,11 @@ from torch import Tensor
 
 from recolam.seeding import numpy_generator, torch_generator
 from recolam.world import interest_evolution
+from recolam.world.documents import FEATURE_DEVIATION, LENGTH, QUALITY_DEVIATION, mean_qualities
 from recolam.world.interest_evolution import InterestEvolutionConfig, affinities, watch_time
 
 STOCK = InterestEvolutionConfig(position_bias=0.0)
-STEP, LENGTH = STOCK.interest_step, 2.0
-QUALITY_DEVIATION, FEATURE_DEVIATION = 0.1, 0.7
+STEP = STOCK.interest_step
 RECOMMENDERS = ("random", "greedy")
 
 
@@ -71,8 +70,7 @@ def draw_documents(*, documents: int, topics: int, seed: int) -> Documents:
     """A corpus as stock draws it; see the equations above."""
     generator = numpy_generator(seed, "parity documents")
     topic_D = generator.integers(0, topics, documents).astype(np.int32)
-    low = math.floor(topics * 0.7)
-    mean_Z = np.concatenate([np.linspace(-1.0, 0.0, low), np.linspace(0.0, 1.0, topics - low)])
+    mean_Z = mean_qualities(topics, dtype=torch.float64).numpy()
     feature_DZ = np.eye(topics)[topic_D] + FEATURE_DEVIATION * generator.standard_normal((documents, topics))
     return Documents(
         topic_D=topic_D,
