@@ -41,11 +41,26 @@ class SimulatedUsers:
         """The true user state: for privileged baselines and tests, not for policies."""
         return self._current()[STATE]
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there are sessions: after the first `reset`."""
+        return self._value is not None
+
+    @property
+    def generator(self) -> torch.Generator:
+        """What the sessions that are under way draw from."""
+        self._current()
+        return self._generator
+
     def reset(self, *, users: int, seed: int) -> Observation:
-        self._generator = torch.Generator(device=self._device).manual_seed(derive(seed, "environment"))
-        network = build_network(self.users, self._slate_shown, batch=users, generator=self._generator)
-        self._runtime = TorchRuntime(network)
+        self._begin(users, torch.Generator(device=self._device).manual_seed(derive(seed, "environment")))
         self._value = self._runtime.execute(0)
+        return self._observe()
+
+    def resume(self, state: Value, generator: torch.Generator) -> Observation:
+        """Goes on with sessions in this state, which draw from this generator."""
+        self._begin(len(state.get("length")), generator)
+        self._value = {STATE: state}
         return self._observe()
 
     def reset_rows(self, is_reset_B: Tensor) -> Observation:
@@ -77,6 +92,10 @@ class SimulatedUsers:
             terminated_B=was_active_B & ~is_active_B,
             truncated_B=is_active_B & (state.get("step") >= self.horizon),
         )
+
+    def _begin(self, users: int, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._runtime = TorchRuntime(build_network(self.users, self._slate_shown, batch=users, generator=generator))
 
     def _slate_shown(self, state: Value) -> Tensor:
         if self._shown_BK is None:

@@ -142,7 +142,7 @@ def _middle_and_ring(providers: int, radius: float) -> Tensor:
     return torch.cat([torch.zeros(1, 2), radius * torch.stack([angle_R.cos(), angle_R.sin()], dim=1)])
 
 
-_SARDINE = "sardine"
+SARDINE = "sardine"
 _WORLDS: dict[str, tuple[Any, Callable[[Any, int], UserModel]]] = {
     "interest_evolution": (InterestEvolutionWorld(), _interest_evolution),
     "choc_kale": (ChocKaleWorld(), _choc_kale),
@@ -152,7 +152,7 @@ _WORLDS: dict[str, tuple[Any, Callable[[Any, int], UserModel]]] = {
     "ecosystem": (EcosystemWorld(), _ecosystem),
 }
 SIMULATED = tuple(_WORLDS)
-NAMES = (*SIMULATED, _SARDINE)
+NAMES = (*SIMULATED, SARDINE)
 
 
 def make_config(name: str, overrides: Mapping[str, Any] | None = None) -> Any:
@@ -163,7 +163,7 @@ def make_config(name: str, overrides: Mapping[str, Any] | None = None) -> Any:
     """
     if name not in NAMES:
         raise ConfigError(f"world {name!r} is not one of {', '.join(NAMES)}")
-    default = SardineWorld() if name == _SARDINE else _WORLDS[name][0]
+    default = SardineWorld() if name == SARDINE else _WORLDS[name][0]
     values = merged(to_mapping(default), overrides or {})
     config = _checked(name, lambda: from_mapping(type(default), values, where=f"world {name}"))
     for count in ("items", "topics", "users", "providers", "capacity"):
@@ -202,12 +202,12 @@ def make_environment(
     """
     config = make_config(name, overrides)
     if isinstance(config, SardineWorld):
-        return _sardine(config)
+        return make_sardine(config)
     users = make_users(name, overrides, seed=seed)
     return _checked(name, lambda: SimulatedUsers(users, horizon=config.horizon))
 
 
-def _sardine(config: SardineWorld) -> "SardineEnvironment":
+def make_sardine(config: SardineWorld) -> "SardineEnvironment":
     try:
         from recolam.world.sardine import SardineEnvironment
 

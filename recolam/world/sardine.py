@@ -32,7 +32,8 @@ class SardineEnvironment:
     def __init__(self, name: str, *, capacity: int = 64) -> None:
         import sardine  # noqa: F401 - registers its environments
 
-        self._name, self._capacity = f"sardine/{name}-v0", capacity
+        self.name, self.capacity = name, capacity
+        self._id = f"sardine/{name}-v0"
         self._sessions: list[Any] = []
         sample = self._new()
         self.slate_size, self.horizon, self.tokens = sample.slate_size, sample.H, FIRST_ITEM + sample.num_items
@@ -42,7 +43,7 @@ class SardineEnvironment:
     def reset(self, *, users: int, seed: int) -> Observation:
         self._sessions = self._sessions[:users] + [self._new() for _ in range(users - len(self._sessions))]
         self._seed, self._starts = seed, [0] * users
-        self._history_BT = torch.zeros(users, self._capacity, dtype=torch.int64)
+        self._history_BT = torch.zeros(users, self.capacity, dtype=torch.int64)
         self._length_B = torch.zeros(users, dtype=torch.int64)
         self._step_B = torch.zeros(users, dtype=torch.int64)
         self._states: list[Any] = [None] * users
@@ -84,7 +85,7 @@ class SardineEnvironment:
         )
 
     def _new(self) -> Any:
-        return gym.make(self._name).unwrapped
+        return gym.make(self._id).unwrapped
 
     def _observe(self, slate_BK: Tensor, is_clicked_BK: Tensor) -> Observation:
         self._history_BT, self._length_B = appended(self._history_BT, self._length_B, slate_BK, is_clicked_BK)
