@@ -3,18 +3,35 @@
 Shape legend: B users, K slate positions.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
-from recolam.contracts.protocols import Observation, StepResult
+from recolam.contracts.protocols import Environment, Observation, StepResult
 from recolam.seeding import derive
 from recolam.world.runtime import NetworkValue, TorchRuntime, Value, select_rows
 from recolam.world.story import RESPONSE, STATE, UserModel, build_network
 
+_OBSERVED = ("history", "role_history", "length", "is_active")
+
+
+class World(Environment, Protocol):
+    """What `SimulatedUsers` have in common with the environments of other packages."""
+
+    horizon: int
+
+    @property
+    def full_state(self) -> dict[str, Tensor]:
+        """The true user state as numbers, float [B, F] a field, for those who may see all."""
+
+    def reset_rows(self, is_reset_B: Tensor) -> Observation:
+        """Starts new sessions where `is_reset_B` is True; the others go on."""
+
 
 class SimulatedUsers:
-    """`recolam.contracts.protocols.Environment` over any user model.
+    """A `World` of any user model.
 
     Args:
         users: the user model.
@@ -40,6 +57,12 @@ class SimulatedUsers:
     def state(self) -> Value:
         """The true user state: for privileged baselines and tests, not for policies."""
         return self._current()[STATE]
+
+    @property
+    def full_state(self) -> dict[str, Tensor]:
+        """The state but for its tokens and for who is still there, which are observed anyhow; float [B, F] a field."""
+        fields = {name: field for name, field in self.state.as_dict.items() if name not in _OBSERVED}
+        return {name: field.float().reshape(len(field), -1) for name, field in fields.items()}
 
     @property
     def is_under_way(self) -> bool:

@@ -10,7 +10,7 @@ Shape legend: B users, N token ids, P providers, Z topics.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,12 +23,9 @@ from recolam.world.choc_kale import ChocKaleConfig, ChocKaleUsers, draw_choc
 from recolam.world.documents import FEATURE_DEVIATION, draw_corpus
 from recolam.world.drift import DriftConfig, Drifting
 from recolam.world.ecosystem import EcosystemConfig, EcosystemUsers, draw_offer
-from recolam.world.environment import SimulatedUsers
+from recolam.world.environment import SimulatedUsers, World
 from recolam.world.interest_evolution import InterestEvolutionConfig, InterestEvolutionUsers, StartStates
 from recolam.world.story import UserModel
-
-if TYPE_CHECKING:  # the package needs gymnasium, which not everybody has installed
-    from recolam.world.sardine import SardineEnvironment
 
 
 @dataclass(frozen=True)
@@ -188,9 +185,7 @@ def make_users(name: str, overrides: Mapping[str, Any] | None = None, *, seed: i
     return _checked(name, draw)
 
 
-def make_environment(
-    name: str, overrides: Mapping[str, Any] | None = None, *, seed: int = 0
-) -> "SimulatedUsers | SardineEnvironment":
+def make_environment(name: str, overrides: Mapping[str, Any] | None = None, *, seed: int = 0) -> World:
     """The world `name` as an environment.
 
     Args:
@@ -207,9 +202,9 @@ def make_environment(
     return _checked(name, lambda: SimulatedUsers(users, horizon=config.horizon))
 
 
-def make_sardine(config: SardineWorld) -> "SardineEnvironment":
+def make_sardine(config: SardineWorld) -> World:
     try:
-        from recolam.world.sardine import SardineEnvironment
+        from recolam.world.sardine import SardineEnvironment  # needs gymnasium, which not everybody has installed
 
         return SardineEnvironment(config.name, capacity=config.capacity)
     except ImportError as error:

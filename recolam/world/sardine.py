@@ -19,7 +19,7 @@ NAMES = ("SlateTopK-Bored", "SlateTopK-BoredInf", "SlateTopK-Uncertain")
 
 
 class SardineEnvironment:
-    """`recolam.contracts.protocols.Environment` over `sardine/<name>-v0`.
+    """A `recolam.world.environment.World` over `sardine/<name>-v0`.
 
     The package ends a session at its horizon and calls that terminated; here it is truncated, as everywhere in recolam:
     the user would have gone on.
@@ -39,6 +39,11 @@ class SardineEnvironment:
         self.slate_size, self.horizon, self.tokens = sample.slate_size, sample.H, FIRST_ITEM + sample.num_items
         self.feature_NZ = torch.zeros(self.tokens, sample.num_topics)
         self.feature_NZ[FIRST_ITEM:] = torch.from_numpy(sample.item_embedd)
+
+    @property
+    def full_state(self) -> dict[str, Tensor]:
+        """The user's state as the package tells it, float [B, F]."""
+        return {"user_state": self.user_state_BF}
 
     def reset(self, *, users: int, seed: int) -> Observation:
         self._sessions = self._sessions[:users] + [self._new() for _ in range(users - len(self._sessions))]

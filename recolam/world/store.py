@@ -8,7 +8,7 @@ sessions, bit for bit, and sessions that were under way go on as they would have
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,15 +19,12 @@ from recolam.contracts.artifact import MANIFEST, Artifact, Draft, build_artifact
 from recolam.contracts.config import from_mapping, to_mapping
 from recolam.errors import ArtifactError, ConfigError
 from recolam.world.drift import DriftConfig, Drifting
-from recolam.world.environment import SimulatedUsers
+from recolam.world.environment import SimulatedUsers, World
 from recolam.world.kinds import KINDS, check_tensors, kind_of
 from recolam.world.named import SARDINE, SardineWorld, make_sardine
 from recolam.world.runtime import Value
 from recolam.world.saved import SavedWorld
 from recolam.world.story import UserModel
-
-if TYPE_CHECKING:  # the package needs gymnasium, which not everybody has installed
-    from recolam.world.sardine import SardineEnvironment
 
 STAGE = "simulated users"
 _FORMAT = 1
@@ -45,7 +42,7 @@ class _Stored:
     drift: DriftConfig | None = None
 
 
-def save_world(world: "SimulatedUsers | SardineEnvironment", folder: Path) -> Artifact:
+def save_world(world: World, folder: Path) -> Artifact:
     """Writes a world to `folder`, as a whole or not at all; a world that is there is replaced.
 
     Users fitted to logs are no world of their own: the world stage writes them, with the model that they read with.
@@ -71,7 +68,7 @@ def save_world(world: "SimulatedUsers | SardineEnvironment", folder: Path) -> Ar
     return build_artifact(folder, stage=STAGE, config=to_mapping(stored), parents={}, seed=0, build=build)
 
 
-def load_world(folder: Path, *, population: str = "held_out") -> "SimulatedUsers | SardineEnvironment":
+def load_world(folder: Path, *, population: str = "held_out") -> World:
     """The world that `save_world` or the world stage wrote, on the CPU.
 
     Args:
@@ -96,8 +93,12 @@ def load_world(folder: Path, *, population: str = "held_out") -> "SimulatedUsers
     return environment
 
 
-def _taken_apart(world: "SimulatedUsers | SardineEnvironment") -> tuple[_Stored, dict[str, Tensor]]:
+def _taken_apart(world: World) -> tuple[_Stored, dict[str, Tensor]]:
     if not isinstance(world, SimulatedUsers):
+        from recolam.world.sardine import SardineEnvironment  # needs gymnasium, which not everybody has installed
+
+        if not isinstance(world, SardineEnvironment):
+            raise ConfigError(f"{type(world).__name__} is no environment that can be written")
         return _Stored(_FORMAT, SARDINE, {"name": world.name, "capacity": world.capacity}), {}
     drift = world.users.config if isinstance(world.users, Drifting) else None
     users = world.users.users if isinstance(world.users, Drifting) else world.users
