@@ -27,7 +27,7 @@ ROWS = [
     ["sequence"],
     ["pretrain", "world", "policy", "transfer", "evaluate", "register"],
     ["pipeline"],
-    ["tune"],
+    ["tune", "show"],
     ["bench"],
     ["cli", "dags"],
     ["__main__"],
