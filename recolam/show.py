@@ -1,21 +1,31 @@
 """A picture of one user's session, in a world by name or in one on disk."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recolam.contracts.artifact import open_artifact
+from recolam.contracts.config import from_mapping
 from recolam.contracts.dataset import FIRST_ITEM, TokenisedDataset
 from recolam.errors import ConfigError
 from recolam.policy.agent import SlateAgent
 from recolam.seeding import torch_generator
 from recolam.world.acting import Act, at_random, by_policy, greedily
+from recolam.world.drift import DriftConfig
 from recolam.world.environment import World
 from recolam.world.named import NAMES, make_environment
 from recolam.world.picture import item_number, record_session, session_svg
 from recolam.world.store import load_world
 
 POLICIES: dict[str, Act] = {"random": at_random, "greedy": greedily}
+
+
+@dataclass(frozen=True)
+class _OnDisk:
+    """What can be set of a world on disk."""
+
+    drift: DriftConfig | None = None
 
 
 def show_session(
@@ -34,7 +44,7 @@ def show_session(
         policy: "random", "greedy" (knowing the true state), or the path of a policy artifact.
         steps: slates at most.
         seed: draws the named world, the user and the slates.
-        overrides: settings of a named world, such as {"drift": {"shift_at": 5}}.
+        overrides: settings of a named world, such as {"drift": {"shift_at": 5}}; of one on disk, the drift alone.
 
     Raises:
         ConfigError: an unknown world, policy or setting; a policy for other items than the world's; no such folder.
@@ -60,9 +70,8 @@ def _world(world: str, overrides: Mapping[str, Any] | None, seed: int) -> tuple[
     path = Path(world)
     if not path.exists():
         raise ConfigError(f"world {world!r} is no artifact's path and not one of {', '.join(NAMES)}")
-    if overrides:
-        raise ConfigError(f"{path}: a world on disk has its settings; --config is for named ones")
-    environment, artifact = load_world(path), open_artifact(path)
+    drift = from_mapping(_OnDisk, overrides or {}, where=f"world {world}").drift
+    environment, artifact = load_world(path, drift=drift), open_artifact(path)
     dataset = TokenisedDataset.load(artifact.parent("features").path) if artifact.stage == "world" else None
     kind = artifact.metrics.get("kind", artifact.config.get("kind"))
     return environment, dataset, f"the {kind} world {artifact.digest[:8]}"

@@ -74,6 +74,9 @@ def test_a_saved_world_is_drawn(tmp_path: Path, recolam: Recolam) -> None:
     (_, named), (title, saved) = drawn
     assert title == f"One user of the boredom world {digest[:8]}, shown random slates, seed 0"
     assert saved == named.replace("goes on", "was cut at its horizon")
+    (tmp_path / "c.json").write_text('{"drift": {"shift_at": 0}}')
+    recolam("world", "--show", tmp_path / "world", "--config", tmp_path / "c.json", "--out", tmp_path / "a.svg")
+    assert told(tmp_path / "a.svg")[1] != saved
 
 
 @pytest.mark.slow
@@ -99,7 +102,7 @@ def test_the_pipeline_s_world_is_drawn_with_titles_and_its_policy(
         "transfer": (["--show", world, "--policy", tiny_run.artifact("transfer:music")], "its items are not"),
         "a world": (["--show", world, "--policy", world], "stage 'world', not 'policy' or 'transfer'"),
         "a policy": (["--show", policy], "stage 'policy', not 'world' or"),
-        "--config": (["--show", world, "--config", tmp_path / "c.json"], "--config is for named ones"),
+        "--config": (["--show", world, "--config", tmp_path / "c.json"], "unknown key 'horizon'; known keys: drift"),
     }.values():
         (tmp_path / "c.json").write_text('{"horizon": 3}')
         outcome = recolam("world", *case, "--out", out)

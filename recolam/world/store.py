@@ -68,16 +68,26 @@ def save_world(world: World, folder: Path) -> Artifact:
     return build_artifact(folder, stage=STAGE, config=to_mapping(stored), parents={}, seed=0, build=build)
 
 
-def load_world(folder: Path, *, population: str = "held_out") -> World:
+def load_world(folder: Path, *, population: str = "held_out", drift: DriftConfig | None = None) -> World:
     """The world that `save_world` or the world stage wrote, on the CPU.
 
     Args:
         population: whose start states a world of the stage uses, "train" or "held_out".
+        drift: changes of a world that was saved without.
 
     Raises:
         ArtifactError: missing, half-written, changed, of an unknown kind, or with tensors that do not fit.
-        ConfigError: the package sardine-rec is not installed.
+        ConfigError: the package sardine-rec is not installed; a drift for a world that has one, or cannot have any.
     """
+    world = _loaded(folder, population)
+    if drift is None:
+        return world
+    if not isinstance(world, SimulatedUsers) or isinstance(world.users, Drifting):
+        raise ConfigError(f"{folder}: this world has a drift of its own, or cannot have any")
+    return SimulatedUsers(Drifting(world.users, drift), horizon=world.horizon)
+
+
+def _loaded(folder: Path, population: str) -> World:
     artifact = open_artifact(folder)
     if artifact.stage == "world":
         return SavedWorld(artifact).environment(population=population)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from recolam.contracts.artifact import MANIFEST, build_artifact, open_artifact
 from recolam.errors import ArtifactError, ConfigError
+from recolam.world.drift import DriftConfig
 from recolam.world.environment import SimulatedUsers
 from recolam.world.interest_evolution import InterestEvolutionUsers
 from recolam.world.named import SIMULATED, make_environment
@@ -67,6 +68,19 @@ def play_on(world: SimulatedUsers, *, steps: int, seed: int, is_new: bool = Fals
         result = world.step(slate_BK)
         record.append({"slate_BK": slate_BK, "reward_B": result.reward_B} | dict(world.state.as_dict))
     return record
+
+
+def test_a_saved_world_can_be_made_to_drift(tmp_path: Path) -> None:
+    save_world(simulated("choc_kale", seed=1), tmp_path / "world")
+    drifting = load_world(tmp_path / "world", drift=DriftConfig(**DRIFT))
+    wanted = play(simulated("choc_kale", {"drift": DRIFT}, seed=1), users=6, steps=9, seed=5)
+    assert_same_session(play(drifting, users=6, steps=9, seed=5), wanted)
+    save_world(drifting, tmp_path / "world")
+    with pytest.raises(ConfigError, match="drift of its own"):
+        load_world(tmp_path / "world", drift=DriftConfig())
+    save_world(make_environment("sardine"), tmp_path / "world")
+    with pytest.raises(ConfigError, match="cannot have any"):
+        load_world(tmp_path / "world", drift=DriftConfig())
 
 
 def test_users_taken_in_their_order_stay_so(tmp_path: Path) -> None:
