@@ -75,8 +75,13 @@ def test_a_saved_world_is_drawn(tmp_path: Path, recolam: Recolam) -> None:
     assert title == f"One user of the boredom world {digest[:8]}, shown random slates, seed 0"
     assert saved == named.replace("goes on", "was cut at its horizon")
     (tmp_path / "c.json").write_text('{"drift": {"shift_at": 0}}')
-    recolam("world", "--show", tmp_path / "world", "--config", tmp_path / "c.json", "--out", tmp_path / "a.svg")
+    options = ("--show", tmp_path / "world", "--config", tmp_path / "c.json", "--out", tmp_path / "a.svg")
+    recolam("world", *options)
     assert told(tmp_path / "a.svg")[1] != saved
+    (tmp_path / "c.json").write_text('{"drift": {"period": 1}}')
+    outcome = recolam("world", *options)
+    assert outcome.code == 2
+    assert "world.drift: period is 1, below 2" in outcome.err
 
 
 @pytest.mark.slow

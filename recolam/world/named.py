@@ -162,7 +162,7 @@ def make_config(name: str, overrides: Mapping[str, Any] | None = None) -> Any:
         raise ConfigError(f"world {name!r} is not one of {', '.join(NAMES)}")
     default = SardineWorld() if name == SARDINE else _WORLDS[name][0]
     values = merged(to_mapping(default), overrides or {})
-    config = _checked(name, lambda: from_mapping(type(default), values, where=f"world {name}"))
+    config = from_mapping(type(default), values, where=f"world {name}")
     for count in ("items", "topics", "users", "providers", "capacity"):
         if getattr(config, count, 1) < 1:
             raise ConfigError(f"world {name}: {count} is {getattr(config, count)}, below 1")

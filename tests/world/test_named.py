@@ -124,7 +124,7 @@ def test_the_bank_of_interest_evolution_has_as_many_users_as_asked_for() -> None
         ("bored", {"horizon": 0}, "world bored: horizon is 0, below 1"),
         ("bored", {"dynamics": {"topics": 3}}, "world bored: 3 topics; users like up to 5"),
         ("bored", {"items": -5}, "world bored: "),
-        ("choc_kale", {"drift": {"shift_at": -1}}, "world choc_kale: shift_at is -1, below 0"),
+        ("choc_kale", {"drift": {"shift_at": -1}}, "world choc_kale.drift: shift_at is -1, below 0"),
         ("choc_kale", {"drift": {"when": 1}}, "world choc_kale.drift: unknown key 'when'"),
         ("ecosystem", {"dynamics": {"affinity": "cosine"}}, "'cosine' is not one of 'dot', 'distance'"),
         ("ecosystem", {"items": 3}, "world ecosystem: 3 items for 5 providers"),
