@@ -13,8 +13,8 @@ from recolam.progress import Progress
 from recolam.seeding import torch_generator
 from recolam.world.boredom import BORED_INFLUENCED, BoredomUsers
 from recolam.world.environment import SimulatedUsers
-from recolam.world.parity.dynamics import random_slates
 from recolam.world.sardine import SardineEnvironment
+from recolam.world.slates import random_slates
 
 _NAME = "SlateTopK-BoredInf"
 
@@ -41,7 +41,7 @@ def boredom(config: BoredomBench) -> dict[str, Any]:
         "sardine-rec": (theirs, config.their_users),
     }
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
-    with torch.no_grad(), Progress("bench boredom", total=config.repeats) as progress:
+    with torch.inference_mode(), Progress("bench boredom", total=config.repeats) as progress:
         for seed in range(config.repeats):
             for name, (environment, users) in contestants.items():
                 speeds[name].append(users * config.steps / _seconds(environment, users, config.steps, seed))

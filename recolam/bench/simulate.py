@@ -1,4 +1,4 @@
-"""Steps of simulated users a second: recolam's alone, or in turn with stock RecSim NG on the same corpora."""
+"""Steps of simulated users a second: recolam's alone, on a GPU, or in turn with stock RecSim NG on the same corpora."""
 
 import json
 import statistics
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from recolam.bench.peers import RECSIM_NG, peer_python, run_script
+from recolam.bench.resident import resident
 from recolam.bench.stories import STORIES, timed_runs
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError
 from recolam.progress import Progress
 from recolam.seeding import torch_generator
-from recolam.world.parity.dynamics import draw_documents, random_slates
+from recolam.world.parity.dynamics import draw_documents
+from recolam.world.slates import random_slates
 
 SIZES = ((1_000, 100), (10_000, 100), (1_000, 1_000))
 """Users and documents that are timed beside stock."""
@@ -28,8 +30,8 @@ TIMED = {
     "both": "one run = new users and `steps` slates with their answers, in a process that runs nothing else; the first "
     "run, which compiles, is left out; median over the runs of all rounds. random: slates of distinct documents are "
     "drawn at each step, inside the clock; fed: read from a table made beforehand",
-    "recolam": "eager torch. story `world`: the environment, with history, budget, the state's network and the checks "
-    "of slates; story `functions`: the dynamics alone",
+    "recolam": "eager torch in inference mode. story `world`: the environment, with history, budget, the state's "
+    "network and the checks of slates; story `functions`: the dynamics alone",
     "stock": "TFRuntime.execute in graph mode of recs_story with stock's users, static corpus and metrics; random "
     "slates by stock's IteratedMultinomialLogitChoiceModel over equal scores",
 }
@@ -41,6 +43,7 @@ class SimulateBench:
 
     `peers` runs stock RecSim NG beside it, at `SIZES` instead of `users` and `items`, in `repeats` rounds of `runs`
     timed runs a process. `story` is one of `STORIES`; `home` is the root whose runs/peers/ holds stock's environment.
+    `device` cuda keeps the world on the GPU, with slates drawn there and a step as one CUDA graph.
     """
 
     users: int = 1000
@@ -52,6 +55,7 @@ class SimulateBench:
     story: str = "world"
     repeats: int = 3
     runs: int = 3
+    device: str = "cpu"
     home: str = ""
 
 
@@ -59,13 +63,18 @@ def simulate(config: SimulateBench) -> dict[str, Any]:
     """User-steps a second for each size and source of slates; nobody leaves.
 
     Raises:
-        ConfigError: slates larger than the corpus, an unknown story, or stock's environment or process fails.
+        ConfigError: slates larger than the corpus, an unknown story, a GPU that is not there or beside peers, or
+            stock's environment or process fails.
     """
     sizes = SIZES if config.peers else ((config.users, config.items),)
     if config.slate > min(documents for _, documents in sizes):
         raise ConfigError(f"slates of {config.slate} out of {config.items} items")
     if config.story not in STORIES:
         raise ConfigError(f"story {config.story!r} is not one of {', '.join(STORIES)}")
+    if config.device != "cpu":
+        if config.peers:
+            raise ConfigError("stock RecSim NG is timed on the CPU: --peers true goes with --device cpu")
+        return resident(asdict(config), device=config.device)
     with tempfile.TemporaryDirectory() as folder:
         write_task(Path(folder) / "task", config, sizes)
         if config.peers:

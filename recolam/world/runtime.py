@@ -121,10 +121,12 @@ class _Rule:
         """
         if not isinstance(value, Value):
             raise TypeError(f"'{self.name}' yielded a {type(value).__name__} instead of a Value")
+        if not all(isinstance(content, Tensor) for content in value.as_dict.values()):
+            return self._checked(_drawn(self.name, value, generator))
+        return self._checked(value)
+
+    def _checked(self, value: Value) -> Value:
         fields = value.as_dict
-        if not all(isinstance(content, Tensor) for content in fields.values()):
-            value = _drawn(self.name, value, generator)
-            fields = value.as_dict
         if fields.keys() != self._specs.keys():
             raise ValueError(f"'{self.name}' has the fields {sorted(fields)}, its spec {sorted(self._specs)}")
         for name, spec in self._specs.items():
