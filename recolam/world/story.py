@@ -161,10 +161,10 @@ def appended(row_BT: Tensor, length_B: Tensor, new_BJ: Tensor, is_new_BJ: Tensor
         int64 [B, T] and the new lengths.
     """
     capacity, most = row_BT.shape[1], new_BJ.shape[1]
-    place_BJ = length_B[:, None] + is_new_BJ.cumsum(dim=1)  # counted from 1: column 0 takes what is added before all
-    # a value that is not new adds nothing to where the last one stands
-    wide_BT = torch.nn.functional.pad(row_BT, (1, most)).scatter_add_(1, place_BJ, new_BJ * is_new_BJ)
-    total_B = place_BJ[:, -1]
+    total_BJ = length_B[:, None] + is_new_BJ.cumsum(dim=1)  # where a new value goes, counted from 1
+    place_BJ = total_BJ.where(is_new_BJ, capacity + most + 1)  # the last column is thrown away, as the first is
+    wide_BT = torch.nn.functional.pad(row_BT, (1, most + 1)).scatter_(1, place_BJ, new_BJ)
+    total_B = total_BJ[:, -1]
     dropped_B = (total_B - capacity).clamp_(min=0)
     kept_BT = torch.arange(1, 1 + capacity, device=row_BT.device) + dropped_B[:, None]
     return wide_BT.gather(1, kept_BT), total_B - dropped_B
@@ -186,15 +186,21 @@ def sample_choice(
 
     P(k) = exp(utility_k) / (exp(no_click) + sum_j exp(utility_j)) (McFadden 1974), over the available items: one that
     is not has utility -inf and is never drawn. Where none is, there is no click, even if no_click is -inf.
-
-    One draw a user: the option chosen is the first whose cumulated weight exceeds a uniform share u of the whole. That
-    share is less than the whole also as rounded: u is at most 1 - 2**-24, the whole at least 1, and their product in
-    float32 at most the float below the whole.
     """
     if is_available_BK is not None:
         utility_BK = utility_BK.masked_fill(~is_available_BK, -torch.inf)
         no_click_B = no_click_B.where(is_available_BK.any(dim=1), 0.0)
+    share_B = torch.rand(len(utility_BK), generator=generator, device=utility_BK.device)
+    return choice_at(share_B, utility_BK, no_click_B)
+
+
+def choice_at(share_B: Tensor, utility_BK: Tensor, no_click_B: Tensor) -> Tensor:
+    """The option at a share in [0, 1) of all weights, no click first: position int64 [B], -1 for no click.
+
+    It is the first whose cumulated weight exceeds the share, so a uniform share, one number a user, draws each with its
+    probability (inversion; Devroye 1986, section III.2). A share below 1 stays so in float32: it is at most 1 - 2**-24,
+    the whole at least 1, and their rounded product below the whole.
+    """
     logit_BC = torch.cat([no_click_B[:, None], utility_BK], dim=1)
     mass_BC = (logit_BC - logit_BC.amax(dim=1, keepdim=True)).exp_().cumsum(dim=1)  # far faster than softmax
-    draw_B1 = torch.rand(len(mass_BC), 1, generator=generator, device=mass_BC.device) * mass_BC[:, -1:]
-    return torch.searchsorted(mass_BC, draw_B1, right=True)[:, 0] - 1
+    return torch.searchsorted(mass_BC, share_B[:, None] * mass_BC[:, -1:], right=True)[:, 0] - 1
