@@ -14,7 +14,7 @@ import torch
 
 from recolam.bench.peers import RECSIM_NG, peer_python, run_script
 from recolam.bench.resident import resident
-from recolam.bench.stories import STORIES, timed_runs
+from recolam.bench.stories import STORIES, timed_runs, torch_threads
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError
 from recolam.progress import Progress
@@ -30,7 +30,7 @@ TIMED = {
     "both": "one run = new users and `steps` slates with their answers, in a process that runs nothing else; the first "
     "run, which compiles, is left out; median over the runs of all rounds. random: slates of distinct documents are "
     "drawn at each step, inside the clock; fed: read from a table made beforehand",
-    "recolam": "eager torch in inference mode. story `world`: the environment, with history, budget, the state's "
+    "recolam": "eager torch in inference mode, on `own_threads` threads. story `world`: the environment, with history, budget, the state's "
     "network and the checks of slates; story `functions`: the dynamics alone",
     "stock": "TFRuntime.execute in graph mode of recs_story with stock's users, static corpus and metrics; random "
     "slates by stock's IteratedMultinomialLogitChoiceModel over equal scores",
@@ -43,6 +43,7 @@ class SimulateBench:
 
     `peers` runs stock RecSim NG beside it, at `SIZES` instead of `users` and `items`, in `repeats` rounds of `runs`
     timed runs a process. `story` is one of `STORIES`; `home` is the root whose runs/peers/ holds stock's environment.
+    `own_threads` are recolam's, stock has those of torch in this process (`threads`).
     `device` cuda keeps the world on the GPU, with slates drawn there and a step as one CUDA graph.
     """
 
@@ -55,6 +56,7 @@ class SimulateBench:
     story: str = "world"
     repeats: int = 3
     runs: int = 3
+    own_threads: int = 1
     device: str = "cpu"
     home: str = ""
 
@@ -81,7 +83,8 @@ def simulate(config: SimulateBench) -> dict[str, Any]:
             stock = peer_python(RECSIM_NG, Home.at(config.home or None))
             found = race({"recolam": Path(sys.executable), "stock": stock}, Path(folder), repeats=config.repeats)
         else:
-            found = {"recolam": [timed_runs(Path(folder) / "task")]}
+            with torch_threads(config.own_threads):
+                found = {"recolam": [timed_runs(Path(folder) / "task")]}
     table = compare(found, steps=config.steps, users={name_of(*size): size[0] for size in sizes})
     if not config.peers:
         only = next(iter(table.values()))
@@ -109,7 +112,7 @@ def write_task(folder: Path, config: SimulateBench, sizes: Sequence[tuple[int, i
         np.savez(folder / f"slates-{name_of(users, documents)}.npz", slate_TUK=torch.stack(slates).numpy())
     named = [{"name": name_of(*size), "users": size[0], "documents": size[1]} for size in sizes]
     settings = {
-        "what": ["speed"], "threads": torch.get_num_threads(), "story": config.story, "sizes": named,
+        "what": ["speed"], "threads": torch.get_num_threads(), "own_threads": config.own_threads, "story": config.story, "sizes": named,
         "slates": list(SLATES), "topics": config.topics, "slate": config.slate, "steps": config.steps,
         "runs": config.runs,
     }  # fmt: skip

@@ -5,7 +5,8 @@ Shape legend: U users, K slate positions, N token ids, D documents, Z topics, T 
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,18 @@ def functions(documents: Documents, slate_TUK: Tensor | None, settings: Mapping[
 
 
 STORIES: dict[str, Story] = {"world": world, "functions": functions}
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """This process's torch with `count` threads. A step's operations are so short that one is mostly the fastest: a
+    second one is waited for more often than it helps, above all where the cores have other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def timed_runs(task: Path) -> list[dict[str, Any]]:
