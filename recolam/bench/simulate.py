@@ -30,8 +30,8 @@ TIMED = {
     "both": "one run = new users and `steps` slates with their answers, in a process that runs nothing else; the first "
     "run, which compiles, is left out; median over the runs of all rounds. random: slates of distinct documents are "
     "drawn at each step, inside the clock; fed: read from a table made beforehand",
-    "recolam": "eager torch in inference mode, on `own_threads` threads. story `world`: the environment, with history, budget, the state's "
-    "network and the checks of slates; story `functions`: the dynamics alone",
+    "recolam": "eager torch in inference mode, on `own_threads` threads. story `world`: the environment, with history, "
+    "budget, the state's network and the checks of slates; story `functions`: the dynamics alone",
     "stock": "TFRuntime.execute in graph mode of recs_story with stock's users, static corpus and metrics; random "
     "slates by stock's IteratedMultinomialLogitChoiceModel over equal scores",
 }
@@ -112,9 +112,9 @@ def write_task(folder: Path, config: SimulateBench, sizes: Sequence[tuple[int, i
         np.savez(folder / f"slates-{name_of(users, documents)}.npz", slate_TUK=torch.stack(slates).numpy())
     named = [{"name": name_of(*size), "users": size[0], "documents": size[1]} for size in sizes]
     settings = {
-        "what": ["speed"], "threads": torch.get_num_threads(), "own_threads": config.own_threads, "story": config.story, "sizes": named,
-        "slates": list(SLATES), "topics": config.topics, "slate": config.slate, "steps": config.steps,
-        "runs": config.runs,
+        "what": ["speed"], "threads": torch.get_num_threads(), "own_threads": config.own_threads,
+        "story": config.story, "sizes": named, "slates": list(SLATES), "topics": config.topics,
+        "slate": config.slate, "steps": config.steps, "runs": config.runs,
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
 
