@@ -55,7 +55,7 @@ class SimulateBench:
     peers: bool = False
     story: str = "world"
     repeats: int = 3
-    runs: int = 3
+    runs: int = 10
     own_threads: int = 1
     device: str = "cpu"
     home: str = ""
