@@ -46,7 +46,7 @@ def affinities(config: InterestEvolutionConfig, interest_BZ: Tensor, feature_BKZ
     """Affinity of every shown document, float [B, K]."""
     # one pass over the features, exact where two points are close
     distance_BK = torch.cdist(interest_BZ[:, None], feature_BKZ, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
-    affinity_BK = config.offset - config.affinity_scale * distance_BK
+    affinity_BK = torch.rsub(distance_BK, config.offset, alpha=config.affinity_scale)  # offset - scale * distance
     if config.position_bias == 0.0:
         return affinity_BK
     place_K = torch.arange(feature_BKZ.shape[1], device=interest_BZ.device)
