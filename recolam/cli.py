@@ -18,6 +18,7 @@ from recolam.contracts.artifact import Artifact, open_artifact
 from recolam.contracts.config import read_settings
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError, RecolamError
+from recolam.memory import keep_freed_memory
 from recolam.threads import wait_passively
 
 app = typer.Typer(
@@ -272,6 +273,7 @@ def rollback(
 def main() -> None:
     """Entry point: named errors become one line and an exit code."""
     wait_passively()
+    keep_freed_memory()
     try:
         app(standalone_mode=False)
     except RecolamError as error:

@@ -12,6 +12,7 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Environment, Observation, StepResult
 from recolam.seeding import derive
 from recolam.world.runtime import NetworkValue, TorchRuntime, Value, select_rows
+from recolam.world.slates import are_distinct, are_items
 from recolam.world.story import RESPONSE, STATE, UserModel, build_network
 
 _OBSERVED = ("history", "role_history", "length", "is_active")
@@ -100,7 +101,11 @@ class SimulatedUsers:
         return self._observe()
 
     def step(self, slate_BK: Tensor) -> StepResult:
-        """Raises ValueError for slates of another shape, with repeated items or with tokens that are no items."""
+        """Raises ValueError for slates of another shape, with repeated items or with tokens that are no items.
+
+        On a GPU the items are checked there, without waiting for the answer: bad ones end the process's use of the
+        device with torch's RuntimeError, at this call or a later one.
+        """
         self._check(slate_BK)
         was_active_B = self.state.get("is_active")
         self._shown_BK = slate_BK
@@ -138,8 +143,10 @@ class SimulatedUsers:
         expected = (len(self.state.get("length")), self.slate_size)
         if tuple(slate_BK.shape) != expected or slate_BK.dtype != torch.int64:
             raise ValueError(f"slates of shape {tuple(slate_BK.shape)}, {slate_BK.dtype}; expected {expected}, int64")
-        if int(slate_BK.min()) < FIRST_ITEM or int(slate_BK.max()) >= self.tokens:
+        is_known, is_distinct = are_items(slate_BK, tokens=self.tokens), are_distinct(slate_BK)
+        if slate_BK.device.type != "cpu":  # reading them would wait for the device
+            torch._assert_async(is_known & is_distinct, "a slate shows an item twice or a token that is no item")
+        elif not is_known:
             raise ValueError(f"slates name tokens outside the items {FIRST_ITEM} to {self.tokens - 1}")
-        is_equal_BKK = slate_BK[:, :, None] == slate_BK[:, None]  # faster than sorting rows this short
-        if int(is_equal_BKK.sum()) > slate_BK.numel():
+        elif not is_distinct:
             raise ValueError("a slate shows an item twice")

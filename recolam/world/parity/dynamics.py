@@ -29,6 +29,7 @@ from recolam.seeding import numpy_generator, torch_generator
 from recolam.world import interest_evolution
 from recolam.world.documents import FEATURE_DEVIATION, LENGTH, QUALITY_DEVIATION, mean_qualities
 from recolam.world.interest_evolution import InterestEvolutionConfig, affinities, watch_time
+from recolam.world.slates import random_slates
 
 STOCK = InterestEvolutionConfig(position_bias=0.0)
 STEP = STOCK.interest_step
@@ -105,20 +106,6 @@ def greedy_slate(interest_UZ: Tensor, documents: Documents, *, slate: int) -> Te
     _, quality_D, feature_DZ, length_D = documents.tensors()
     chance_UD = torch.sigmoid(STOCK.offset - torch.cdist(interest_UZ, feature_DZ))
     return (chance_UD * watch_time(quality_D, length_D)).topk(slate, dim=1).indices
-
-
-def random_slates(users: int, *, documents: int, slate: int, generator: torch.Generator) -> Tensor:
-    """Ordered slates of distinct documents, each as likely as any other; int64 [U, K].
-
-    Position k draws one of the documents - k that are left; earlier picks, in ascending order, are stepped over.
-    """
-    picks: list[Tensor] = []
-    for place in range(slate):
-        pick_U = torch.randint(documents - place, (users,), generator=generator)
-        for earlier_U in torch.stack(picks).sort(dim=0).values if picks else ():
-            pick_U += pick_U >= earlier_U
-        picks.append(pick_U)
-    return torch.stack(picks, dim=1)
 
 
 def draw_choice(logit_UC: Tensor, *, generator: torch.Generator) -> Tensor:
