@@ -9,7 +9,7 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation, SlatePolicy
 from recolam.errors import ConfigError
 from recolam.world.environment import SimulatedUsers, World
-from recolam.world.parity.dynamics import random_slates
+from recolam.world.slates import random_slates
 
 Act = Callable[[World, Observation, torch.Generator], Tensor]
 """The environment, what may be seen of it, and what to draw from -> slates int64 [B, K]."""
