@@ -13,23 +13,28 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from recolam.bench.parity import WORLD, ParityBench, ask_stock, judge
+from recolam.bench.parity import WORLDS, ParityBench, ask_stock, judge
 from recolam.bench.peers import RECSIM_NG, peer_python
 from recolam.contracts.home import Home
+from recolam.world.interest_evolution import InterestEvolutionConfig
 from recolam.world.parity import dynamics as world
 from recolam.world.parity.compare import Exact, TwoSample, compare_documents, compare_replays, compare_sessions, verdict
 from recolam.world.parity.dynamics import (
     RECOMMENDERS,
+    STOCK,
     STOCK_DYNAMICS,
     Documents,
     Dynamics,
     Sessions,
+    World,
     draw_documents,
     random_slates,
     replay,
     simulate,
     world_of,
 )
+from recolam.world.parity.environment import environment_world
+from recolam.world.parity.story import story_world
 from recolam.world.parity.two_samples import chi_square, holm, kolmogorov_smirnov, welch
 
 
@@ -190,12 +195,15 @@ def draws(steps: int = 5, users: int = 40) -> dict[str, NDArray[Any]]:
     }
 
 
-def replays(dynamics: Dynamics) -> tuple[str, ...]:
+def replays(other: World) -> tuple[str, ...]:
+    """What tells this world's answers to fed draws from those of the functions, step by step."""
     fed = draws()
     whole = replay(corpus(), **fed)
     before_TUZ = np.concatenate([fed["interest_UZ"][None], whole["interest_TUZ"][:-1]]).astype(np.float32)
-    other = replay(corpus(), **fed, before_TUZ=before_TUZ, dynamics=dynamics)
-    found = compare_replays(other, whole, noise_TUC=fed["noise_TUC"], tolerance=2e-5, where="one step")
+    noise_TUC = fed["noise_TUC"]
+    single = other.replay_steps(corpus(), before_TUZ=before_TUZ, slate_TUK=fed["slate_TUK"], noise_TUC=noise_TUC)
+    found = compare_replays(single, whole, noise_TUC=noise_TUC, tolerance=2e-5, where="one step")
+    found += compare_replays(other.replay(corpus(), **fed), whole, noise_TUC=noise_TUC, tolerance=1e-4, where="all")
     return verdict([], found).differing
 
 
@@ -210,11 +218,52 @@ def replays(dynamics: Dynamics) -> tuple[str, ...]:
     ],
 )
 def test_a_planted_fault_is_detected_exactly(dynamics: Dynamics, sign: str) -> None:
-    assert sign in replays(dynamics)
+    assert sign in replays(world_of(dynamics))
 
 
-def test_a_replay_is_the_same_as_itself_from_its_own_states() -> None:
-    assert replays(STOCK_DYNAMICS) == ()
+def test_all_worlds_answer_fed_draws_alike() -> None:
+    for made in WORLDS.values():
+        assert replays(made) == ()
+
+
+SHIPPED_FAULTS = {
+    "environment, position bias": (environment_world(replace(STOCK, position_bias=0.3)), "logit_TUC"),
+    "environment, budget": (environment_world(replace(STOCK, budget=2.0)), "choice_TU"),
+    "environment, step": (environment_world(replace(STOCK, interest_step=0.11)), "interest_TUZ"),
+    "story, no click": (story_world(no_click_mass=0.1), "probability_TUC"),
+    "story, step": (story_world(interest_step_size=0.11), "interest_TUZ"),
+    "story, bound": (story_world(max_user_affinity=11.0), "interest_TUZ"),
+}
+
+
+@pytest.mark.parametrize("fault", SHIPPED_FAULTS)
+def test_other_settings_of_the_shipped_worlds_are_detected(fault: str) -> None:
+    made, sign = SHIPPED_FAULTS[fault]
+    assert any(sign in name for name in replays(made))
+
+
+@pytest.mark.parametrize("name", ["environment", "story"])
+def test_the_shipped_worlds_have_the_distributions_of_the_functions(name: str) -> None:
+    marks = (1, 10, 20)
+    tested: list[TwoSample] = []
+    for recommender in RECOMMENDERS:
+        pair = [
+            made.simulate(corpus(), users=1500, slate=2, marks=marks, recommender=recommender, seed=3)
+            for made in (WORLDS[name], WORLDS["functions"])
+        ]
+        tested += compare_sessions(*pair, marks=marks, where=recommender)
+    found = verdict(tested, [])
+    assert found.is_same, found.differing
+
+
+def test_users_as_they_ship_are_told_from_stock_by_their_choices() -> None:
+    shipped = environment_world(InterestEvolutionConfig())
+    pair = [
+        made.simulate(corpus(), users=1500, slate=2, marks=MARKS, recommender="greedy", seed=3)
+        for made in (shipped, WORLDS["functions"])
+    ]
+    differing = verdict(compare_sessions(*pair, marks=MARKS, where=""), []).differing
+    assert any("choice" in name for name in differing)
 
 
 def test_a_replay_by_hand() -> None:
@@ -304,16 +353,23 @@ def test_an_unknown_recommender_is_refused() -> None:
         sessions("best", 0, users=3)
 
 
+@pytest.mark.parametrize("name", ["environment", "story"])
+def test_an_unknown_recommender_is_refused_by_the_shipped_worlds(name: str) -> None:
+    with pytest.raises(ValueError, match="recommender 'best' is not one of random, greedy"):
+        WORLDS[name].simulate(corpus(), users=3, slate=2, marks=MARKS, recommender="best", seed=0)
+
+
 @pytest.mark.slow
-def test_stock_recsim_ng_and_the_torch_world_are_the_same(tmp_path: Path) -> None:
+def test_stock_recsim_ng_and_the_torch_worlds_are_the_same(tmp_path: Path) -> None:
     """Stock answers once; the world without a fault passes, and worlds with one fail on the same answers."""
     config = ParityBench()
     ask_stock(config, tmp_path, python=peer_python(RECSIM_NG, Home.at(None)))
-    same = judge(config, tmp_path, world=WORLD)
+    same = judge(config, tmp_path, WORLDS)
     assert same.is_same, same.differing
-    assert len(same.tested) == 2 * 3 * (3 * (2 + 10 + 1) + 2) + 3 + 10
-    assert len(same.exact) == 2 * 6
-    for dynamics, sign in FAULTS.values():
-        assert any(sign in name for name in judge(config, tmp_path, world=world_of(dynamics)).differing)
+    assert len(same.tested) == len(WORLDS) * 2 * 3 * (3 * (2 + 10 + 1) + 2) + 3 + 10
+    assert len(same.exact) == len(WORLDS) * 2 * 6
+    faults = {name: (world_of(dynamics), sign) for name, (dynamics, sign) in FAULTS.items()}
     small_fault = replace(STOCK_DYNAMICS, interests=squashed_after_choices_only)
-    assert "one step: interest_TUZ" in judge(config, tmp_path, world=world_of(small_fault)).differing
+    faults |= SHIPPED_FAULTS | {"squash": (world_of(small_fault), "one step: interest_TUZ")}
+    for name, (made, sign) in faults.items():
+        assert any(sign in each for each in judge(config, tmp_path, {name: made}).differing), name
