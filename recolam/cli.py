@@ -126,7 +126,8 @@ def recommend(
 def bench(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom, rollout or inverse-rl.")
+        str,
+        typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom, rollout or inverse-rl."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
