@@ -28,7 +28,6 @@ from recolam.world.parity.dynamics import (
     Sessions,
     World,
     draw_documents,
-    random_slates,
     replay,
     simulate,
     world_of,
@@ -319,24 +318,11 @@ def test_a_replay_in_which_every_choice_is_open_proves_nothing() -> None:
     assert len(verdict([], found).differing) == len(whole)
 
 
-def test_random_slates_are_uniform_over_ordered_pairs() -> None:
-    slate_UK = random_slates(6000, documents=3, slate=2, generator=torch.Generator().manual_seed(0)).numpy()
-    counts = np.bincount(slate_UK[:, 0] * 3 + slate_UK[:, 1], minlength=9).reshape(3, 3)
-    assert counts.diagonal().tolist() == [0, 0, 0]
-    drawn = counts[~np.eye(3, dtype=bool)]
-    assert stats.chisquare(drawn).pvalue > 0.001
-
-
 def test_choices_have_the_probabilities_of_their_logits() -> None:
     logit_UC = torch.tensor([0.5, -1.0, 0.0]).repeat(30_000, 1)
     counts = torch.bincount(world.draw_choice(logit_UC, generator=torch.Generator().manual_seed(0)), minlength=3)
     expected = torch.softmax(logit_UC[0], dim=0) * 30_000
     assert float(((counts - expected) ** 2 / expected).sum()) < stats.chi2.isf(0.001, df=2)
-
-
-def test_whole_slates_are_permutations() -> None:
-    slate_UK = random_slates(50, documents=6, slate=6, generator=torch.Generator().manual_seed(0))
-    assert (slate_UK.sort(dim=1).values == torch.arange(6)).all()
 
 
 def test_documents_have_the_qualities_of_their_topics() -> None:

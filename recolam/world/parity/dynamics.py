@@ -28,14 +28,15 @@ from torch import Tensor
 
 from recolam.seeding import numpy_generator, torch_generator
 from recolam.world import interest_evolution
+from recolam.world.documents import FEATURE_DEVIATION, LENGTH, QUALITY_DEVIATION, mean_qualities
 from recolam.world.interest_evolution import InterestEvolutionConfig, affinities, watch_time
+from recolam.world.slates import random_slates
 
 STOCK = InterestEvolutionConfig(position_bias=0.0, budget=math.inf)
 """The settings at which `InterestEvolutionUsers` are stock's users. By default they differ from them on purpose: lower
 places are chosen less (`position_bias`), and time spent uses up a `budget`, after which they leave. Histories are kept
 beside the dynamics, which do not read them."""
-STEP, LENGTH = STOCK.interest_step, 2.0
-QUALITY_DEVIATION, FEATURE_DEVIATION = 0.1, 0.7
+STEP = STOCK.interest_step
 RECOMMENDERS = ("random", "greedy")
 REPLAYED = ("logit_TUC", "choice_TU", "time_TU", "doc_id_TU", "interest_TUZ")
 
@@ -77,8 +78,7 @@ def draw_documents(*, documents: int, topics: int, seed: int) -> Documents:
     """A corpus as stock draws it; see the equations above."""
     generator = numpy_generator(seed, "parity documents")
     topic_D = generator.integers(0, topics, documents).astype(np.int32)
-    low = math.floor(topics * 0.7)
-    mean_Z = np.concatenate([np.linspace(-1.0, 0.0, low), np.linspace(0.0, 1.0, topics - low)])
+    mean_Z = mean_qualities(topics, dtype=torch.float64).numpy()
     feature_DZ = np.eye(topics)[topic_D] + FEATURE_DEVIATION * generator.standard_normal((documents, topics))
     return Documents(
         topic_D=topic_D,
@@ -113,20 +113,6 @@ def greedy_scores(interest_UZ: Tensor, documents: Documents) -> Tensor:
     _, quality_D, feature_DZ, length_D = documents.tensors()
     chance_UD = torch.sigmoid(STOCK.offset - torch.cdist(interest_UZ, feature_DZ))
     return chance_UD * watch_time(quality_D, length_D)
-
-
-def random_slates(users: int, *, documents: int, slate: int, generator: torch.Generator) -> Tensor:
-    """Ordered slates of distinct documents, each as likely as any other; int64 [U, K].
-
-    Position k draws one of the documents - k that are left; earlier picks, in ascending order, are stepped over.
-    """
-    picks: list[Tensor] = []
-    for place in range(slate):
-        pick_U = torch.randint(documents - place, (users,), generator=generator)
-        for earlier_U in torch.stack(picks).sort(dim=0).values if picks else ():
-            pick_U += pick_U >= earlier_U
-        picks.append(pick_U)
-    return torch.stack(picks, dim=1)
 
 
 def recommended(

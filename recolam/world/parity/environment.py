@@ -41,25 +41,20 @@ def environment_world(config: InterestEvolutionConfig = STOCK) -> World:
     return World(functools.partial(_simulate, config=config), functools.partial(_replay, config=config))
 
 
-def environment_of(
-    documents: Documents,
-    interest_UZ: Tensor,
-    *,
-    config: InterestEvolutionConfig,
-    horizon: int,
-    choose: Choose = sample_choice,
-) -> SimulatedUsers:
-    """Users who begin with these interests and an empty history; document d is token d + FIRST_ITEM."""
-    _, quality_D, feature_DZ, length_D = documents.tensors()
+def users_of(
+    documents: Documents, interest_UZ: Tensor, *, config: InterestEvolutionConfig, choose: Choose = sample_choice
+) -> InterestEvolutionUsers:
+    """Users who begin, in this order, with these interests and an empty history, on the interests' device; document d
+    is token d + FIRST_ITEM."""
+    _, quality_D, feature_DZ, length_D = (field.to(interest_UZ.device) for field in documents.tensors())
     corpus = Corpus(
         feature_NZ=pad(feature_DZ, (0, 0, FIRST_ITEM, 0)),
         quality_N=pad(quality_D, (FIRST_ITEM, 0)),
         length_N=pad(length_D, (FIRST_ITEM, 0)),
     )
-    empty_UT = torch.zeros(len(interest_UZ), _HISTORY, dtype=torch.int64)
+    empty_UT = torch.zeros(len(interest_UZ), _HISTORY, dtype=torch.int64, device=interest_UZ.device)
     start = StartStates(history_PT=empty_UT, length_P=empty_UT[:, 0].clone(), interest_PZ=interest_UZ)
-    users = InterestEvolutionUsers(config, corpus, start, is_sampled=False, choose=choose)
-    return SimulatedUsers(users, horizon=horizon)
+    return InterestEvolutionUsers(config, corpus, start, is_sampled=False, choose=choose)
 
 
 @torch.no_grad()
@@ -76,7 +71,8 @@ def _simulate(
     generator = torch_generator(seed, "parity environment", recommender)
     interest_UZ = torch.randn(users, documents.feature_DZ.shape[1], generator=generator)
     steps = max(marks) + 1
-    environment = environment_of(documents, interest_UZ, config=replace(config, slate_size=slate), horizon=steps)
+    model = users_of(documents, interest_UZ, config=replace(config, slate_size=slate))
+    environment = SimulatedUsers(model, horizon=steps)
     environment.reset(users=users, seed=seed)
     choices, watched, interests = [], [], []
     for _ in range(steps):
@@ -113,9 +109,9 @@ def _replay(
         return best_U.where(best_U < utility_BK.shape[1], -1)
 
     steps, users, slate = slate_TUK.shape
-    environment = environment_of(
-        documents, torch.from_numpy(interest_UZ), config=replace(config, slate_size=slate), horizon=steps, choose=choose
-    )
+    config = replace(config, slate_size=slate)
+    model = users_of(documents, torch.from_numpy(interest_UZ), config=config, choose=choose)
+    environment = SimulatedUsers(model, horizon=steps)
     environment.reset(users=users, seed=0)
     found: dict[str, list[Tensor]] = {}
     for slate_UK in map(torch.from_numpy, slate_TUK):
