@@ -166,7 +166,8 @@ def recommend(
 def bench(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom or rollout.")
+        str,
+        typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom, rollout or inverse-rl."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
@@ -178,7 +179,7 @@ def bench(
     **simulate** (speed of simulated users): --users --items --topics --slate --steps --runs --story, --peers true or
     false (stock RecSim NG beside it, at three sizes), --repeats --home.
 
-    **parity** (is the simulated world stock RecSim NG's? Exit code 1 where it is not): --users --documents --topics
+    **parity** (are the simulated worlds stock RecSim NG's? Exit code 1 where it is not): --users --documents --topics
     --slate --seeds --replayed --home.
 
     **quality** (test NDCG@10 and HR@10 over training seeds, beside popularity and item-kNN): --data, --protocol loo or
@@ -197,6 +198,9 @@ def bench(
 
     **rollout** (speed of a policy's steps, keeping keys and values against reading whole histories again): --users
     --items --slate --steps --width --blocks --repeats --device.
+
+    **inverse-rl** (how much of a planted reward comes back from choices, and what policies earn that follow it):
+    --seeds --rows --iterations, --policies true or false (train policies on it, too).
     """
     from recolam import bench as benches  # torch takes seconds to import
 

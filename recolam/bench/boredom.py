@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from recolam.bench.stories import torch_threads
+from recolam.bench.timed_worlds import torch_threads
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Environment
 from recolam.progress import Progress

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from recolam.bench.stories import interest_users
+from recolam.bench.timed_worlds import interest_users
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.errors import ConfigError
 from recolam.seeding import torch_generator

@@ -14,7 +14,7 @@ import torch
 
 from recolam.bench.peers import RECSIM_NG, peer_python, run_script
 from recolam.bench.resident import resident
-from recolam.bench.stories import STORIES, timed_runs, torch_threads
+from recolam.bench.timed_worlds import STORIES, timed_runs, torch_threads
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError
 from recolam.progress import Progress

@@ -215,7 +215,8 @@ class BoredomUsers:
 
 
 def _some_topics(count_B: Tensor, topics: int, generator: torch.Generator) -> Tensor:
-    """Unit vectors float [B, Z] with `count_B` amounts, uniform before scaling, at places drawn without repetition."""
+    """Unit vectors float [B, Z] over `count_B` topics each, which are drawn without repetition; amounts are uniform on
+    [0, 1) before they are scaled. So sardine-rec 1.0.8 draws both items and, given their number of topics, users."""
     device = generator.device
     order_BZ = torch.rand(len(count_B), topics, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
     amount_BZ = torch.rand(len(count_B), topics, generator=generator, device=device)

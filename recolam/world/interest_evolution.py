@@ -23,7 +23,7 @@ from torch import Tensor
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.world.assortment import best_logit_slate
 from recolam.world.runtime import TensorSpec, Value
-from recolam.world.story import chosen_item, common_initial, common_next, common_spec, sample_choice
+from recolam.world.story import Choose, chosen_item, common_initial, common_next, common_spec, sample_choice
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,20 @@ class InterestEvolutionUsers:
 
     Args:
         is_sampled: sessions begin with users drawn from `start`; False takes them all, in their order.
+        choose: draws the choice from the affinities.
     """
 
     def __init__(
-        self, config: InterestEvolutionConfig, corpus: Corpus, start: StartStates, *, is_sampled: bool = True
+        self,
+        config: InterestEvolutionConfig,
+        corpus: Corpus,
+        start: StartStates,
+        *,
+        is_sampled: bool = True,
+        choose: Choose = sample_choice,
     ) -> None:
         self.config, self.corpus, self.start, self.is_sampled = config, corpus, start, is_sampled
+        self._choose = choose
         self.slate_size, self.tokens = config.slate_size, len(corpus.quality_N)
         time_N = watch_time(corpus.quality_N, corpus.length_N)
         gain_N = config.budget_bonus * corpus.quality_N.clamp(min=0) * time_N - time_N
@@ -130,7 +138,7 @@ class InterestEvolutionUsers:
     ) -> Mapping[str, Tensor]:
         utility_BK = self.utilities(state.get("interest"), slate_BK)
         no_click_B = torch.full((len(slate_BK),), self.config.no_click, device=slate_BK.device)
-        choice_B = sample_choice(utility_BK, no_click_B, generator, is_available_BK=is_available_BK)
+        choice_B = self._choose(utility_BK, no_click_B, generator, is_available_BK=is_available_BK)
         chosen_B = chosen_item(slate_BK, choice_B)
         left_B = state.get("budget") + self._gain_N.index_select(0, chosen_B)
         return {"choice": choice_B, "reward": self._time_N.index_select(0, chosen_B), "is_leaving": left_B <= 0}

@@ -21,6 +21,19 @@ Recommender = Callable[[Value], Tensor]
 """user state -> slate int64 [B, K]."""
 
 
+class Choose(Protocol):
+    """How one item of a slate is chosen, or none: `sample_choice`, or what a comparison puts in its place."""
+
+    def __call__(
+        self,
+        utility_BK: Tensor,
+        no_click_B: Tensor,
+        generator: torch.Generator,
+        *,
+        is_available_BK: Tensor | None = None,
+    ) -> Tensor: ...
+
+
 class UserModel(Protocol):
     """Users, side by side. Fields of the state common to all: history, length, step, is_active."""
 

@@ -10,7 +10,7 @@ import torch
 
 from recolam.bench.peers import RECSIM_NG, peer_python
 from recolam.bench.simulate import SIZES, SLATES, SimulateBench, compare, name_of, race, simulate, write_task
-from recolam.bench.stories import STORIES, timed_runs, torch_threads
+from recolam.bench.timed_worlds import STORIES, timed_runs, torch_threads
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError
 from recolam.world.parity.dynamics import draw_documents

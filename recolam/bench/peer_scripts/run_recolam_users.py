@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from recolam.bench.stories import timed_runs
+from recolam.bench.timed_worlds import timed_runs
 from recolam.memory import keep_freed_memory
 
 keep_freed_memory()  # as the command line does

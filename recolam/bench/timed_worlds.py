@@ -7,19 +7,20 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.seeding import torch_generator
 from recolam.world.environment import SimulatedUsers
-from recolam.world.interest_evolution import Corpus, InterestEvolutionConfig, InterestEvolutionUsers, StartStates
-from recolam.world.parity.dynamics import Documents, simulate
+from recolam.world.interest_evolution import InterestEvolutionUsers
+from recolam.world.parity.dynamics import STOCK, Documents, simulate
+from recolam.world.parity.environment import users_of
 from recolam.world.slates import random_slates
 
 Run = Callable[[int], None]
@@ -33,20 +34,9 @@ def interest_users(
     documents: Documents, settings: Mapping[str, Any], generator: torch.Generator
 ) -> InterestEvolutionUsers:
     """recolam's interest-evolution users on the generator's device, with stock's constants; nobody leaves."""
-    users, device = settings["users"], generator.device
-    _, quality_D, feature_DZ, length_D = (field.to(device) for field in documents.tensors())
-    corpus = Corpus(
-        feature_NZ=pad(feature_DZ, (0, 0, FIRST_ITEM, 0)),
-        quality_N=pad(quality_D, (FIRST_ITEM, 0)),
-        length_N=pad(length_D, (FIRST_ITEM, 0)),
-    )
-    start = StartStates(
-        history_PT=torch.zeros(users, 8, dtype=torch.int64, device=device),
-        length_P=torch.zeros(users, dtype=torch.int64, device=device),
-        interest_PZ=torch.randn(users, settings["topics"], generator=generator, device=device),
-    )
-    config = InterestEvolutionConfig(slate_size=settings["slate"], position_bias=0.0, budget=float("inf"))
-    return InterestEvolutionUsers(config, corpus, start, is_sampled=False)
+    shape = settings["users"], settings["topics"]
+    interest_UZ = torch.randn(shape, generator=generator, device=generator.device)
+    return users_of(documents, interest_UZ, config=replace(STOCK, slate_size=settings["slate"]))
 
 
 def world(documents: Documents, slate_TUK: Tensor | None, settings: Mapping[str, Any]) -> Run:
