@@ -25,7 +25,7 @@ SETTINGS = "settings"  # the key in an asset event's extra
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
-            exception=["recolam.errors.DataError", "recolam.errors.ConfigError"],
+            exception=["recolam.errors.DataError", "recolam.errors.ConfigError", "recolam.errors.PolicyCollapse"],
             action=RetryAction.FAIL,
             reason="the input has to be corrected first",
         )
@@ -103,6 +103,7 @@ def run_stage(stage: str, *, domain: str | None = None) -> dict[str, Any]:
 
     Raises:
         DataError, ConfigError: the user's input is wrong; not retried.
+        PolicyCollapse: training drove the policy to a few items; not retried, since it would again.
         ArtifactError: a parent is missing or damaged.
     """
     from recolam import pipeline

@@ -23,3 +23,7 @@ class ArtifactError(RecolamError):
     """An artifact is missing, incomplete, changed since it was written, or of an unsafe format."""
 
     exit_code = 3
+
+
+class PolicyCollapse(RecolamError):
+    """Training drove the policy to a few items or to no exploration; it is not kept."""

@@ -9,10 +9,12 @@ import torch
 from recolam.bench.boredom import BoredomBench, boredom
 from recolam.bench.closed_loop import ClosedLoopBench, closed_loop_bench
 from recolam.bench.grow import GrowBench, grow
+from recolam.bench.inverse_rl import InverseRLBench, inverse_rl
 from recolam.bench.objectives import ObjectivesBench, objectives
 from recolam.bench.parity import ParityBench, parity
 from recolam.bench.pretrain import PretrainBench, pretrain
 from recolam.bench.quality import QualityBench, quality
+from recolam.bench.rollout import RolloutBench, rollout
 from recolam.bench.simulate import SimulateBench, simulate
 from recolam.contracts.config import from_mapping
 from recolam.errors import ConfigError
@@ -26,6 +28,8 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "grow": (GrowBench, grow),
     "boredom": (BoredomBench, boredom),
     "closed-loop": (ClosedLoopBench, closed_loop_bench),
+    "rollout": (RolloutBench, rollout),
+    "inverse-rl": (InverseRLBench, inverse_rl),
 }
 NAMES = tuple(_BENCHES)
 

@@ -4,7 +4,7 @@ Shape legend: B users, T history, K slate, N token ids.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation
 from recolam.errors import ArtifactError
 from recolam.policy import plackett_luce
+from recolam.sequence.incremental import IncrementalEncoder
 from recolam.sequence.model import SequenceModel, load_sequence_model
 
 
@@ -77,6 +78,23 @@ class SlateAgent:
         """Plackett-Luce scores, float [B, N]: -inf for special tokens and for what the history holds."""
         score_BN = self.scores(observation.history_BT, observation.length_B) / self.temperature
         return admissible(score_BN, observation.history_BT)
+
+    def following(self) -> Callable[[Observation], Tensor]:
+        """`slate_scores` for sessions that go on: a step costs the items that are new in it.
+
+        For as long as the weights stay as they are.
+        """
+        encoder = IncrementalEncoder(self.model)
+
+        @torch.no_grad()
+        def slate_scores(observation: Observation) -> Tensor:
+            state_BD = encoder.last_state(observation.history_BT, observation.length_B)
+            score_BN = state_BD @ encoder.table_ND.T
+            if self.is_barred_N is not None:
+                score_BN.masked_fill_(self.is_barred_N, -torch.inf)
+            return admissible(score_BN / self.temperature, observation.history_BT)
+
+        return slate_scores
 
     def slates(self, observation: Observation, *, k: int, generator: torch.Generator | None) -> Tensor:
         """Token ids [B, k], best first: sampled with a generator, the most probable slate without."""

@@ -37,11 +37,14 @@ def session_returns(environment: SimulatedUsers, act: Act, *, users: int, seed: 
 
 
 def greedy(agent: SlateAgent, *, k: int) -> Act:
-    return lambda observation, _: agent.slates(observation, k=k, generator=None)
+    """The most probable slates; for as long as the agent's weights stay as they are, like `sampled`."""
+    slate_scores = agent.following()
+    return lambda observation, _: sample(slate_scores(observation), k, None)
 
 
 def sampled(agent: SlateAgent, *, k: int) -> Act:
-    return lambda observation, generator: agent.slates(observation, k=k, generator=generator)
+    slate_scores = agent.following()
+    return lambda observation, generator: sample(slate_scores(observation), k, generator)
 
 
 def static(score_N: Tensor, *, k: int) -> Act:

@@ -45,13 +45,14 @@ def play(environment: SimulatedUsers, agent: SlateAgent, *, users: int, replicas
     observation = environment.reset(users=users, seed=seed)
     observation = environment.replicate(replicas)
     generator = torch.Generator(device=observation.history_BT.device).manual_seed(seed)
+    slate_scores = agent.following()
     lengths, slates, rewards, log_probs, actives = [], [], [], [], []
     is_truncated_B = torch.zeros(users * replicas, dtype=torch.bool, device=observation.length_B.device)
     for _ in range(environment.horizon):
         is_active_B = environment.state.get("is_active")
         if not bool(is_active_B.any()):
             break
-        score_BN = agent.slate_scores(observation)
+        score_BN = slate_scores(observation)
         slate_BK = plackett_luce.sample(score_BN, environment.slate_size, generator)
         lengths.append(observation.length_B)
         log_probs.append(plackett_luce.log_prob(score_BN, slate_BK))

@@ -64,12 +64,13 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
         return SlateAgent(model, config.temperature, dataset.items, settings)
 
     agent = fresh()
+    popularity_N = torch.from_numpy(dataset.item_count_V).float()
     curves = train_policy(
-        agent, learning, config.training, seed=derive(context.seed, "policy"), scratch=context.scratch
-    )
+        agent, learning, config.training, seed=derive(context.seed, "policy"), scratch=context.scratch,
+        popularity_N=popularity_N,
+    )  # fmt: skip
     say("comparing policies on held-out users")
     k, untrained = judging.slate_size, fresh()
-    popularity_N = torch.from_numpy(dataset.item_count_V).float()
     policies = {
         "random": returns.uniform(tokens=judging.tokens, k=k),
         "popularity": returns.static(popularity_N, k=k),

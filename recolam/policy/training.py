@@ -6,18 +6,20 @@ Shape legend: B sessions, H steps, S states, D width, N token ids, K slate.
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from recolam.contracts.dataset import FIRST_ITEM
 from recolam.errors import ConfigError, DataError
 from recolam.policy import plackett_luce
 from recolam.policy.agent import SlateAgent, admissible
+from recolam.policy.exposure import CollapseFloors, Exposure
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
-from recolam.policy.returns import session_returns
+from recolam.policy.returns import greedy, session_returns
 from recolam.policy.rollout import Rollout, play
 from recolam.progress import Progress
 from recolam.seeding import derive
@@ -51,6 +53,7 @@ class PolicyTrainingConfig:
     validation_users: int = 256
     validation_seeds: int = 4
     checkpoint_every: int = 10
+    floors: CollapseFloors = field(default_factory=CollapseFloors)
 
     def __post_init__(self) -> None:
         if min(self.users, self.replicas, self.validate_every, self.checkpoint_every, self.validation_seeds) < 1:
@@ -58,29 +61,46 @@ class PolicyTrainingConfig:
 
 
 def train_policy(
-    agent: SlateAgent, environment: SimulatedUsers, config: PolicyTrainingConfig, *, seed: int, scratch: Path
+    agent: SlateAgent,
+    environment: SimulatedUsers,
+    config: PolicyTrainingConfig,
+    *,
+    seed: int,
+    scratch: Path,
+    popularity_N: Tensor | None = None,
 ) -> dict[str, list[list[float]]]:
     """Trains `agent` in place, leaves it at its best validated weights, returns the curves.
 
-    Validation plays the greedy policy with seeds of its own, never those of the final comparison.
+    Validation plays the greedy policy with seeds of its own, never those of the final comparison, and counts what it
+    shows (`recolam.policy.exposure`); `popularity_N` holds the behaviour log's events per token id, for its drift.
 
     Raises:
         DataError: the loss is not finite.
+        PolicyCollapse: under a floor of `config.floors`.
         ArtifactError: a damaged checkpoint.
     """
-    trainer = _Trainer(agent, environment, config, seed=seed, scratch=scratch)
+    trainer = _Trainer(agent, environment, config, seed=seed, scratch=scratch, popularity_N=popularity_N)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         return trainer.run()
 
 
 class _Trainer:
     def __init__(
-        self, agent: SlateAgent, environment: SimulatedUsers, config: PolicyTrainingConfig, *, seed: int, scratch: Path
+        self,
+        agent: SlateAgent,
+        environment: SimulatedUsers,
+        config: PolicyTrainingConfig,
+        *,
+        seed: int,
+        scratch: Path,
+        popularity_N: Tensor | None = None,
     ) -> None:
         self.agent, self.environment, self.config, self.seed, self.scratch = agent, environment, config, seed, scratch
         self.model = agent.model.eval()  # dropout would make the sampled and the differentiated distribution differ
         self.reference = copy.deepcopy(agent.model).requires_grad_(False)
         self.optimizer = _adam(self.model, config)
+        self.popularity_N = popularity_N
+        self.first_exposure_N: Tensor | None = None
         self.iteration, self.best_return = 0, -math.inf
         self.curves: dict[str, list[list[float]]] = {}
         self.best = copy.deepcopy(self.model.state_dict())
@@ -95,6 +115,7 @@ class _Trainer:
             while self.iteration < config.iterations:
                 figures = self._iterate()
                 self.iteration += 1
+                config.floors.check_entropy(figures["entropy"], iteration=self.iteration)
                 for name, value in figures.items():
                     self.curves.setdefault(name, []).append([self.iteration, value])
                 if self.iteration % config.validate_every == 0 or self.iteration == config.iterations:
@@ -160,26 +181,34 @@ class _Trainer:
         return admissible(state_RD @ table_ND.T / self.agent.temperature, seen_RT)
 
     def _validate(self) -> None:
+        exposure = Exposure(tokens=self.environment.tokens)
+        act = exposure.counted(greedy(self.agent, k=self.environment.slate_size))
         returns = [
             session_returns(
-                self.environment,
-                lambda observation, _: self.agent.slates(observation, k=self.environment.slate_size, generator=None),
-                users=self.config.validation_users,
-                seed=derive(self.seed, "validation", index),
+                self.environment, act, users=self.config.validation_users, seed=derive(self.seed, "validation", index)
             )
             for index in range(self.config.validation_seeds)
         ]
         mean = sum(returns) / len(returns)
-        self.curves.setdefault("validation_return", []).append([self.iteration, mean])
+        if self.first_exposure_N is None:
+            self.first_exposure_N = exposure.count_N
+        figures = {"validation_return": mean, **exposure.figures(self.first_exposure_N, self.popularity_N)}
+        for name, value in figures.items():
+            self.curves.setdefault(name, []).append([self.iteration, value])
+        if self.iteration > 0:  # what pretraining left is not training's doing
+            k, items = self.environment.slate_size, self.environment.tokens - FIRST_ITEM
+            shown = figures["effective_items"]
+            self.config.floors.check_exposure(shown, slate_size=k, items=items, iteration=self.iteration)
         if mean > self.best_return:
             self.best_return, self.best = mean, copy.deepcopy(self.model.state_dict())
 
     def _identity(self) -> dict[str, Any]:
-        return {"seed": self.seed, **vars(self.config)}
+        return {"seed": self.seed, **asdict(self.config)}
 
     def _save(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()} | optimizer_tensors(self.optimizer)
+        tensors["exposure.first"] = cast(Tensor, self.first_exposure_N)
         state = {"iteration": self.iteration, "best_return": self.best_return, "curves": self.curves}
         save_checkpoint(self.scratch, tensors=tensors, state={"run": self._identity(), **state})
 
@@ -191,6 +220,7 @@ class _Trainer:
         self.iteration, self.best_return, self.curves = state["iteration"], state["best_return"], state["curves"]
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        self.first_exposure_N = tensors["exposure.first"]
         restore_optimizer(self.optimizer, tensors)
 
 

@@ -178,12 +178,15 @@ class SequenceModel(PreTrainedModel):
         table_ND = self.item_table() if table_ND is None else table_ND
         # Column 0 stands for the start; its token is not looked at.
         token_M = ragged.pack(nn.functional.pad(history_BT, (1, 0)))
-        is_start_M1 = (ragged.position_M == 0)[:, None]
-        input_MD = nn.functional.embedding(token_M, table_ND) * self.config.width**0.5
-        input_MD = torch.where(is_start_M1, self.start.to(input_MD.dtype), input_MD)
+        input_MD = self.inputs(token_M, ragged.position_M, table_ND)
         if self.reads_time:
             input_MD = input_MD + self._time_inputs(ragged, time_BS)
         return self.backbone(self.embedding_dropout(input_MD), ragged, is_causal=is_causal)
+
+    def inputs(self, token_M: Tensor, position_M: Tensor, table_ND: Tensor) -> Tensor:
+        """What the backbone reads for tokens at positions of the states, float [M, D]; position 0 is the start."""
+        input_MD = nn.functional.embedding(token_M, table_ND) * self.config.width**0.5
+        return torch.where((position_M == 0)[:, None], self.start.to(input_MD.dtype), input_MD)
 
     def _time_inputs(self, ragged: Ragged, time_BS: Tensor | None) -> Tensor:
         if time_BS is None:

@@ -48,8 +48,14 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, state_MD: Tensor, ragged: Ragged, turn_SC: Tensor, *, is_causal: bool) -> Tensor:
-        projected_M3HC = self.query_key_value(self.attention_norm(state_MD)).unflatten(1, (3, self.heads, -1))
-        mixed_MD = attend(projected_M3HC, ragged, turn_SC, is_causal=is_causal)
+        return self.finish(state_MD, attend(self.project(state_MD), ragged, turn_SC, is_causal=is_causal))
+
+    def project(self, state_MD: Tensor) -> Tensor:
+        """Queries, keys and values before their rotation, float [M, 3, H, C]."""
+        return self.query_key_value(self.attention_norm(state_MD)).unflatten(1, (3, self.heads, -1))
+
+    def finish(self, state_MD: Tensor, mixed_MD: Tensor) -> Tensor:
+        """The block's states, from its input and what attention mixed; float [M, D]."""
         state_MD = state_MD + self.dropout(self.attention_out(mixed_MD))
         hidden = torch.relu(self.perceptron_in(self.perceptron_norm(state_MD)))
         return state_MD + self.dropout(self.perceptron_out(hidden))

@@ -14,9 +14,8 @@ from recolam.errors import DataError
 from recolam.progress import Progress
 from recolam.seeding import numpy_generator
 from recolam.sequence.model import SequenceModel
+from recolam.world.departures import Departures, sessions
 from recolam.world.response import CONTEXT_FEATURES, context_after, past_features
-
-_NEW_SESSION_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,12 @@ class Answers:
     def __len__(self) -> int:
         return len(self.choice_S)
 
-    def context_after(self) -> Tensor:
-        """z with the answer included, float [S, F]; 0 in plain interactions, where z is."""
-        return context_after(self.context_SF, self.choice_S >= 0, self.reward_S) * self.has_no_click
+    @property
+    def departures(self) -> Departures:
+        is_clicked_S, after_SF = self.choice_S >= 0, None
+        if self.has_no_click:
+            after_SF = context_after(self.context_SF, is_clicked_S, self.reward_S)
+        return Departures(self.step_S, is_clicked_S, self.left_S, self.user_S, after_SF)
 
     def rows(self, index: Tensor) -> "Answers":
         tensors = {name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -164,7 +166,7 @@ def interaction_answers(
     is_repeat_SK[:, 0] = False
     log_shown_SK = np.log(probability_N[slate_SK])
     log_shown_SK[is_repeat_SK] = np.inf  # the taken item drawn again is no alternative
-    start_E, left_E = session_starts(dataset)
+    start_E, left_E = sessions(dataset)
     value_S = dataset.event_value_E[events]
     return Answers(
         state_SD=encode(encoder, dataset, events, user_S, max_len=max_len),
@@ -179,15 +181,3 @@ def interaction_answers(
         context_SF=torch.zeros(len(events), CONTEXT_FEATURES),
         has_no_click=False,
     )
-
-
-def session_starts(dataset: TokenisedDataset) -> tuple[np.ndarray, np.ndarray]:
-    """The first event of the session and whether it ends here, for every event."""
-    events = len(dataset.event_item_E)
-    is_first_E = np.zeros(events, dtype=bool)
-    is_first_E[dataset.user_offset_U1[:-1][np.diff(dataset.user_offset_U1) > 0]] = True
-    if dataset.info.get("clock") == "time":
-        is_first_E[1:] |= np.diff(dataset.event_time_E) > _NEW_SESSION_SECONDS
-    start_E = np.maximum.accumulate(np.where(is_first_E, np.arange(events), 0))
-    left_E = np.append(is_first_E[1:], True)
-    return start_E, left_E

@@ -1,6 +1,6 @@
 """Does the fitted response model say what held-out users did?
 
-Shape legend: E members, S slates, K slate, C = 1 + K choices, G groups of items, L steps of a session.
+Shape legend: E members, S slates, K slate, C = 1 + K choices, G groups of items.
 """
 
 from typing import Any
@@ -13,6 +13,12 @@ from torch import Tensor
 
 from recolam.intervals import cluster_error
 from recolam.world.answers import Answers
+from recolam.world.departures import (
+    Departures,
+    leaving_probability,
+    session_length_tv,
+    session_length_tv_by_chance,
+)
 from recolam.world.diversity import distance_within_session
 from recolam.world.fitting import choice_log_probability, log_likelihood, member_choice_log_probability
 from recolam.world.response import ResponseModel
@@ -24,11 +30,16 @@ Floats = NDArray[np.float64]
 
 
 @torch.no_grad()
-def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15, seed: int = 0) -> dict[str, Any]:
+def calibrate(
+    model: ResponseModel, answers: Answers, *, departures: Departures | None = None, bins: int = 15, seed: int = 0
+) -> dict[str, Any]:
     """Compares predicted with observed behaviour on held-out answers.
 
     Behaviours are pairs {logged, simulated, error}: the error is the standard error of their difference, with users as
     clusters, so that a gate can tell a fault from chance.
+
+    Args:
+        departures: of the same users, where the log has more of them than answers.
 
     Returns:
         ece: expected calibration error of P(choice = k) over all shown items, in equally filled bins (Guo et al. 2017,
@@ -37,8 +48,7 @@ def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15, seed: i
             given the average state.
         reward_given_click, leaving_rate and, where slates were logged, click_rate and position_rate: behaviours.
         popularity_rate: share of the clicks on each tenth of the train events, best-sellers first: behaviours.
-        session_length_tv: total variation between the logged distribution of session lengths and the one that the
-            predicted chances of leaving make.
+        session_length_tv, session_length_tv_by_chance: see `recolam.world.departures`.
         distance_within_session: a behaviour, see `recolam.world.diversity`; missing where no session has two clicks.
         told_apart: see `recolam.world.told_apart`. disagreement: see `disagreement`.
     """
@@ -51,8 +61,9 @@ def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15, seed: i
     is_clicked_S = answers.choice_S >= 0
     chosen_S1 = answers.slate_SK.gather(1, answers.choice_S.clamp(min=0)[:, None])
     reward_S = model.reward_given_choice(answers.state_SD, chosen_S1)[:, 0]
-    leaving_S = model.leaving_probability(is_clicked_S, answers.step_S, answers.context_after()).double().numpy()
-    user_S, left_S = answers.user_S.numpy(), answers.left_S.double().numpy()
+    departures = answers.departures if departures is None else departures
+    leaving_S = leaving_probability(model, departures)
+    user_S = answers.user_S.numpy()
     clicked = is_clicked_S.numpy()
     report = {
         "slates": len(answers),
@@ -65,9 +76,10 @@ def calibrate(model: ResponseModel, answers: Answers, *, bins: int = 15, seed: i
         "reward_given_click": _pair(
             answers.reward_S.double().numpy()[clicked], reward_S.double().numpy()[clicked], user_S[clicked]
         ),
-        "leaving_rate": _pair(left_S, leaving_S, user_S),
+        "leaving_rate": _pair(departures.left_S.double().numpy(), leaving_S, departures.user_S.numpy()),
         "popularity_rate": _by_popularity(model, answers, observed_SK, predicted_SK),
-        "session_length_tv": session_length_tv(answers.step_S.numpy(), left_S, leaving_S),
+        "session_length_tv": session_length_tv(departures, leaving_S),
+        "session_length_tv_by_chance": session_length_tv_by_chance(departures, leaving_S, seed=seed),
         "told_apart": told_apart(model, answers, predicted_SK, seed=seed),
         "disagreement": disagreement(model, answers),
     }
@@ -92,21 +104,6 @@ def reliability(
         for part in np.array_split(order, bins)
         if len(part)
     ]
-
-
-def session_length_tv(step_S: NDArray[np.int64], left_S: Floats, leaving_S: Floats) -> float:
-    """Total variation, 1/2 sum |p - q|, between logged and predicted session lengths.
-
-    Both come from the chances of leaving at each step among those who are still there (Kaplan & Meier 1958), so that
-    sessions cut by a horizon count as long as they were seen; what is left behind the longest is one more length.
-    """
-    present_L = np.bincount(step_S).astype(float)
-    distributions = []
-    for leaving in (left_S, leaving_S):
-        hazard_L = np.bincount(step_S, weights=leaving) / np.maximum(present_L, 1.0)
-        alive_L1 = np.concatenate([[1.0], np.cumprod(1.0 - hazard_L)])
-        distributions.append(np.append(alive_L1[:-1] * hazard_L, alive_L1[-1]))
-    return float(np.abs(distributions[0] - distributions[1]).sum() / 2)
 
 
 def with_average_state(answers: Answers) -> Answers:

@@ -12,7 +12,8 @@ class CalibrationGate:
     Attributes:
         rate: largest relative difference between a simulated and a logged behaviour.
         absolute: differences below it never count: a rate of nothing has no relative difference.
-        errors: by how many standard errors (users as clusters) a difference must exceed chance to count.
+        errors: by how many standard errors (users as clusters; sessions for their lengths) a difference must exceed
+            chance to count.
         ece: largest expected calibration error of clicks.
         session_length_tv: largest total variation of session lengths.
     """
@@ -28,8 +29,8 @@ def verdict(calibration: Mapping[str, Any], gate: CalibrationGate) -> dict[str, 
     """Whether the world passes, and every reason why not.
 
     Returns:
-        passed; reasons, in words; within_noise: behaviours that differ by more than `rate`, but not by more than
-        chance allows: too few users to say.
+        passed; reasons, in words; within_noise: what differs by more than the gate allows, but not by more than
+        chance does: too few users to say.
     """
     reasons: list[str] = []
     within_noise: list[str] = []
@@ -42,10 +43,11 @@ def verdict(calibration: Mapping[str, Any], gate: CalibrationGate) -> dict[str, 
     if calibration["ece"] > gate.ece:
         reasons.append(f"calibration error of clicks {calibration['ece']:.4f}, above {gate.ece}")
     if calibration["session_length_tv"] > gate.session_length_tv:
-        reasons.append(
-            f"session lengths differ by {calibration['session_length_tv']:.4f} (total variation), above "
-            f"{gate.session_length_tv}"
-        )
+        chance = calibration["session_length_tv_by_chance"]
+        text = f"session lengths differ by {calibration['session_length_tv']:.4f} (total variation), above "
+        text += f"{gate.session_length_tv}; a perfect model would by {chance['mean']:.4f}"
+        is_fault = calibration["session_length_tv"] > chance["mean"] + gate.errors * chance["error"]
+        (reasons if is_fault else within_noise).append(text)
     if calibration["nll"] >= calibration["nll_impersonal"]:
         reasons.append(
             f"users are not told apart: surprise per choice {calibration['nll']:.4f} nats, with everybody's average "

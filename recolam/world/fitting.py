@@ -1,6 +1,6 @@
 """Maximum-likelihood fitting of the response model, to logged slates or to plain interactions.
 
-Shape legend: E members, S slates (contexts), K slate, D width, C = 1 + K choices, J groups of steps.
+Shape legend: E members, S slates (contexts), K slate, D width, C = 1 + K choices.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from recolam.errors import DataError
 from recolam.progress import Progress
 from recolam.seeding import numpy_generator, torch_generator
 from recolam.world.answers import Answers
-from recolam.world.response import STEP_GROUPS, ResponseModel, mixture, step_group
+from recolam.world.departures import Departures, fit_leaving
+from recolam.world.response import ResponseModel, mixture
 
 
 def bootstrap_weights(user_S: Tensor, *, members: int, seed: int) -> Tensor:
@@ -62,21 +63,26 @@ def fit_response(
     learning_rate: float,
     seed: int,
     weight_ES: Tensor | None = None,
+    departures: Departures | None = None,
+    departure_weight_ES: Tensor | None = None,
 ) -> dict[str, list[list[float]]]:
     """Fits all parameters by Adam and keeps, of each member, those of the best validation loss; returns the curves.
 
     Members meet the same batches and share the work on them: only the weights of answers differ. Choice and reward
-    have no parameter in common, so their losses are simply added; leaving is `fit_leaving`'s.
+    have no parameter in common, so their losses are simply added. Leaving is `fit_leaving`'s.
 
     Args:
         weight_ES: how often each train answer counts for each member; once by default.
+        departures: what leaving is fitted to, with its weights; the train answers by default.
     """
     if weight_ES is None:
         weight_ES = torch.ones(model.members, len(train))
     model.context_mean_F.copy_(train.context_SF.mean(dim=0))
     model.context_scale_F.copy_(_spread(train.context_SF))
     _start_at_base_rate(model, train, weight_ES)
-    fit_leaving(model, train, weight_ES)
+    if departures is None:
+        departures, departure_weight_ES = train.departures, weight_ES
+    fit_leaving(model, departures, departure_weight_ES)
     return _minimise(model, train, weight_ES, validation, epochs=epochs, learning_rate=learning_rate, seed=seed)
 
 
@@ -104,41 +110,6 @@ def _start_at_base_rate(model: ResponseModel, answers: Answers, weight_ES: Tenso
     weight_ES = weight_ES * (answers.choice_S >= 0)
     total_E = weight_ES.sum(dim=1)
     model.reward_E.copy_((weight_ES @ answers.reward_S / total_E.clamp(min=1e-9)).where(total_E > 0, 0.0))
-
-
-def fit_leaving(model: ResponseModel, answers: Answers, weight_ES: Tensor | None = None) -> None:
-    """Logistic regression of leaving, to its optimum.
-
-    Every group of steps also counts one answer at the base rate; the other weights have a standard normal prior.
-    """
-    if weight_ES is None:
-        weight_ES = torch.ones(model.members, len(answers))
-    weight_ES, group_S = weight_ES.double(), step_group(answers.step_S)
-    context_SF = model.standardised(answers.context_after())
-    feature_FS = torch.cat([(answers.choice_S >= 0)[:, None], context_SF], dim=1).double().T.contiguous()
-    left_S, features = answers.left_S.double(), len(feature_FS)
-    base_E1 = ((weight_ES @ left_S) / weight_ES.sum(dim=1))[:, None]
-    prior_EJ = base_E1.expand(-1, STEP_GROUPS)
-    start_EJ = torch.logit(prior_EJ, eps=1e-6)
-    slope_EJ = torch.cat([torch.zeros(model.members, features, dtype=torch.float64), start_EJ], dim=1).requires_grad_()
-    optimizer = torch.optim.LBFGS([slope_EJ], max_iter=400, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        weight_EF, step_EJ = slope_EJ[:, :features], slope_EJ[:, features:]
-        logit_ES = weight_EF @ feature_FS + step_EJ[:, group_S]
-        fit = entropy(logit_ES, left_S.expand_as(logit_ES), weight=weight_ES, reduction="sum")
-        prior = entropy(step_EJ, prior_EJ, reduction="sum") + weight_EF.square().sum() / 2
-        value = (fit + prior) / weight_ES.sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    with torch.no_grad():
-        model.leaving_click_E.copy_(slope_EJ[:, 0])
-        model.leaving_context_EF.copy_(slope_EJ[:, 1:features])
-        model.leaving_step_EJ.copy_(slope_EJ[:, features:])
 
 
 def _minimise(

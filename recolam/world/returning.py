@@ -23,7 +23,8 @@ from recolam.contracts.dataset import TRAIN, TokenisedDataset
 from recolam.intervals import cluster_error
 from recolam.seeding import numpy_generator
 from recolam.sequence.model import SequenceModel
-from recolam.world.answers import encode, session_starts
+from recolam.world.answers import encode
+from recolam.world.departures import sessions
 
 _EDGES = (1, 2, 4, 8, 12, 24, 36, 48, 72, 96, 120, 168, 336, 720, 1440, 2880, 8760)  # hours
 DAY, WEEK = 24, 168
@@ -63,7 +64,7 @@ def absences(
     """
     if dataset.info.get("clock") != "time" or not dataset.info.get("cut_times"):
         return None
-    _, is_last_E = session_starts(dataset)
+    _, is_last_E = sessions(dataset)
     end_S = np.flatnonzero(is_last_E & (dataset.event_split_E == TRAIN))
     if len(end_S) > limit:
         end_S = np.sort(numpy_generator(seed, "absences").choice(end_S, size=limit, replace=False))

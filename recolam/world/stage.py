@@ -19,6 +19,7 @@ from recolam.world import bank, fitting
 from recolam.world.answers import contexts_at_train_end, interaction_answers, logged_answers, times_shown
 from recolam.world.calibration import calibrate
 from recolam.world.calibration_gate import CalibrationGate, verdict
+from recolam.world.departures import event_departures
 from recolam.world.response import ResponseModel
 from recolam.world.returning import ReturnModel, absences, calibrate_return, fit_return
 
@@ -129,11 +130,18 @@ def _fit(
         raise DataError(
             f"{len(train)} answers to fit, {len(validation)} to stop by and {len(held_out)} to judge by: too few users"
         )
+    departures = answers.departures if dataset.slates is not None else event_departures(dataset)
+    is_judge_S = torch.from_numpy(np.isin(departures.user_S.numpy(), populations["held_out"]))
+    learnt_from = departures.rows(~is_judge_S)
+
+    def weights(user_S: Tensor) -> Tensor:
+        return fitting.bootstrap_weights(user_S, members=config.members, seed=derive(seed, "ensemble"))
+
     curves = fitting.fit_response(
         model, train, validation, epochs=config.epochs, learning_rate=config.learning_rate, seed=derive(seed, "world"),
-        weight_ES=fitting.bootstrap_weights(train.user_S, members=config.members, seed=derive(seed, "ensemble")),
+        weight_ES=weights(train.user_S), departures=learnt_from, departure_weight_ES=weights(learnt_from.user_S),
     )  # fmt: skip
-    calibration = calibrate(model, held_out, seed=seed)
+    calibration = calibrate(model, held_out, departures=departures.rows(is_judge_S), seed=seed)
     if not answers.has_no_click:
         fitting.anchor_no_click(
             model, train.state_SD, train.slate_SK[:, 1 : slate_size + 1], click_rate=config.click_rate

@@ -28,6 +28,17 @@ def test_one_pass_over_the_final_history_gives_every_step_s_distribution() -> No
     assert states.value_BH.shape == rollout.reward_BH.shape
 
 
+def test_scores_that_follow_a_session_are_those_of_its_histories() -> None:
+    agent, world = small_agent(), small_world(budget=1e6)
+    agent.is_barred_N = torch.zeros(23, dtype=torch.bool).index_fill_(0, torch.tensor([5, 9]), True)
+    following, observation = agent.following(), world.reset(users=12, seed=3)
+    for _ in range(6):
+        expected_BN = agent.slate_scores(observation)
+        torch.testing.assert_close(following(observation), expected_BN, rtol=1e-4, atol=1e-5)
+        observation = world.step(plackett_luce.sample(expected_BN, 3, None)).observation
+    assert int(observation.length_B.max()) > 2
+
+
 def test_blocks_add_up_to_the_gradient_of_the_whole_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent, world = small_agent(), small_world()
     rollout = play(world, agent, users=20, replicas=4, seed=1)

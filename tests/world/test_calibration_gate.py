@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from recolam.world.answers import Answers
-from recolam.world.calibration import calibrate, popularity_groups, session_length_tv, with_average_state
+from recolam.world.calibration import calibrate, popularity_groups, with_average_state
 from recolam.world.calibration_gate import CalibrationGate, verdict
-from recolam.world.fitting import fit_leaving
+from recolam.world.departures import (
+    Departures,
+    fit_leaving,
+    leaving_probability,
+    session_length_tv,
+    session_length_tv_by_chance,
+)
 from recolam.world.response import ResponseModel, step_group
-from recolam.world.told_apart import auc
 from tests.world.test_fitting import ITEMS, SLATE, WIDTH, answers_of, planted
 
 GATE = CalibrationGate()
@@ -107,7 +112,7 @@ def test_a_forgotten_sampling_correction_turns_it_red(is_corrected: bool) -> Non
     )  # fmt: skip
     with torch.no_grad():
         model.reward_E.fill_(1.0)
-    fit_leaving(model, answers)
+    fit_leaving(model, answers.departures)
     passed, reasons = judged(model, answers)
     assert passed == is_corrected, reasons
     assert is_corrected or "10. tenth of sales" in reasons
@@ -129,20 +134,49 @@ def test_leaving_meets_the_logged_rate_at_every_step() -> None:
     rate_S = (0.02 + 0.5 * (step_S == 11).float() + 0.1 * (answers.choice_S < 0)).clamp(max=1)
     left_S = (torch.rand(30_000, generator=generator) < rate_S).float()
     answers = dataclasses.replace(answers, step_S=step_S, left_S=left_S)
-    fit_leaving(model, answers)
+    fit_leaving(model, answers.departures)
     with torch.no_grad():
-        found_S = model.leaving_probability(answers.choice_S >= 0, step_S, answers.context_after())
+        found_S = torch.from_numpy(leaving_probability(model, answers.departures))
     for group in step_group(step_S).unique():
         is_in_S = step_group(step_S) == group
         assert float(found_S[is_in_S].mean()) == pytest.approx(float(left_S[is_in_S].mean()), abs=0.005)
 
 
+def departures(step: list[int], left: list[int]) -> Departures:
+    everyone = torch.ones(len(step), dtype=torch.bool)
+    return Departures(torch.tensor(step), everyone, torch.tensor(left).float(), torch.arange(len(step)))
+
+
 def test_session_lengths_by_hand() -> None:
     # three sessions: left after one step, after two, and cut by the horizon after two
-    step_S, left_S = np.array([0, 0, 1, 0, 1]), np.array([1.0, 0.0, 1.0, 0.0, 0.0])
-    assert session_length_tv(step_S, left_S, left_S) == 0.0
+    logged = departures([0, 0, 1, 0, 1], [1, 0, 1, 0, 0])
+    assert session_length_tv(logged, logged.left_S.double().numpy()) == 0.0
     # logged: 1/3, 1/3, 1/3 beyond; predicted half and half: 1/2, 1/4, 1/4
-    assert session_length_tv(step_S, left_S, np.full(5, 0.5)) == pytest.approx((1 / 6 + 1 / 12 + 1 / 12) / 2)
+    assert session_length_tv(logged, np.full(5, 0.5)) == pytest.approx((1 / 6 + 1 / 12 + 1 / 12) / 2)
+
+
+def test_long_sessions_are_compared_in_groups() -> None:
+    """Of lengths 100 and 101 nobody knows which is likelier; of 10 and 40 one does."""
+
+    def sessions_of(length: int) -> Departures:
+        return departures(list(range(length)), [0] * (length - 1) + [1])
+
+    longer, shorter = sessions_of(101), sessions_of(100)
+    moved = np.zeros(101)
+    moved[99] = 1.0
+    assert session_length_tv(longer, moved) == pytest.approx(0.0)
+    moved = np.zeros(100)
+    moved[9] = 1.0
+    assert session_length_tv(shorter, moved) == pytest.approx(1.0)
+
+
+def test_a_small_log_differs_by_chance_and_a_large_one_does_not() -> None:
+    found = []
+    for sessions in (30, 3000):
+        steps = torch.arange(10).repeat(sessions).tolist()
+        found.append(session_length_tv_by_chance(departures(steps, [0] * len(steps)), np.full(len(steps), 0.2), seed=0))
+    assert found[0]["mean"] > 0.08
+    assert found[1]["mean"] < 0.02
 
 
 def test_best_sellers_come_first_in_groups_of_equal_sales() -> None:
@@ -155,9 +189,3 @@ def test_the_average_state_forgets_who_asks() -> None:
     assert bool((answers.state_SD == answers.state_SD[:1]).all())
     assert answers.state_SD.shape == (50, WIDTH)
     assert answers.slate_SK.shape == (50, SLATE)
-
-
-def test_auc_counts_pairs() -> None:
-    real, simulated = np.array([0.1, 0.4, 0.4]), np.array([0.4, 0.9])
-    wins = sum((s > r) + 0.5 * (s == r) for r in real for s in simulated)
-    assert auc(real, simulated) == pytest.approx(wins / 6)

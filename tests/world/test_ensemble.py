@@ -9,7 +9,8 @@ import torch
 from recolam.errors import ConfigError
 from recolam.world.answers import Answers
 from recolam.world.calibration import calibrate, disagreement
-from recolam.world.fitting import bootstrap_weights, fit_leaving, fit_response
+from recolam.world.departures import fit_leaving
+from recolam.world.fitting import bootstrap_weights, fit_response
 from recolam.world.response import ResponseModel
 from recolam.world.stage import WorldConfig
 from tests.world.test_fitting import ITEMS, SLATE, WIDTH, answers_of, planted
@@ -55,8 +56,8 @@ def test_members_fitted_together_are_what_each_would_be_alone() -> None:
 def test_a_weight_of_two_is_an_answer_seen_twice() -> None:
     answers, weighted, repeated = clustered(600, 1), unfitted(1), unfitted(1)
     weight_1S = 1.0 + (answers.user_S % 2 == 0).float()[None]
-    fit_leaving(weighted, answers, weight_1S)
-    fit_leaving(repeated, answers.rows(torch.arange(600).repeat_interleave(weight_1S[0].long())))
+    fit_leaving(weighted, answers.departures, weight_1S)
+    fit_leaving(repeated, answers.rows(torch.arange(600).repeat_interleave(weight_1S[0].long())).departures)
     assert torch.allclose(weighted.leaving_step_EJ, repeated.leaving_step_EJ, atol=1e-4)
     assert torch.allclose(weighted.leaving_click_E, repeated.leaving_click_E, atol=1e-4)
 
