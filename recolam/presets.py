@@ -30,7 +30,7 @@ _DEMO: dict[str, Values] = {
     },
     "quick": {
         "pretrain": {"width": 32, "training": {**_TRAINING, "epochs": 30, "patience": 5}},
-        "policy": {"training": {"iterations": 120}, "closed_loop": {"iterations": 25, "seeds": 2}},
+        "policy": {"training": {"iterations": 120}, "closed_loop": {"iterations": 20, "seeds": 2}},
         "transfer": {"training": {**_TRAINING, "epochs": 15}},
     },
     "standard": {
