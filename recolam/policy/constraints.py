@@ -36,7 +36,7 @@ class SlateConstraints:
 
     Attributes:
         is_blocked: bool [N] or [B, N], True for items never shown.
-        group_N: int64, each item's one group (provider, genre, ...) from 0, -1 for none; with `at_most`.
+        group: int64 [N] or [B, N], each item's one group (provider, genre, ...) from 0, -1 for none; with `at_most`.
         at_most: the most items of one group in a slate.
         is_new: bool [N] or [B, N], True for items that count as new; with `at_least_new`.
         at_least_new: the fewest new items in a slate.
@@ -44,19 +44,19 @@ class SlateConstraints:
     """
 
     is_blocked: Tensor | None = None
-    group_N: Tensor | None = None
+    group: Tensor | None = None
     at_most: int | None = None
     is_new: Tensor | None = None
     at_least_new: int = 0
     fixed: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.group_N is None) != (self.at_most is None):
-            raise ConfigError(f"at most {self.at_most} items per group: group_N and at_most go together")
+        if (self.group is None) != (self.at_most is None):
+            raise ConfigError(f"at most {self.at_most} items per group: group and at_most go together")
         if self.at_most is not None and self.at_most < 0:
             raise ConfigError(f"at most {self.at_most} items per group: below 0")
-        if self.group_N is not None and bool((self.group_N < -1).any()):
-            raise ConfigError(f"group {int(self.group_N.min())}: groups count from 0, -1 is none")
+        if self.group is not None and bool((self.group < -1).any()):
+            raise ConfigError(f"group {int(self.group.min())}: groups count from 0, -1 is none")
         if self.at_least_new < 0 or (self.at_least_new > 0 and self.is_new is None):
             raise ConfigError(f"at least {self.at_least_new} new items: below 0, or is_new is absent")
         items = list(self.fixed.values())
@@ -66,7 +66,7 @@ class SlateConstraints:
     @property
     def is_only_blocking(self) -> bool:
         """Whether a slate's items are drawn as if there were no constraint once the blocked ones are barred."""
-        return self.group_N is None and self.at_least_new == 0 and not self.fixed
+        return self.group is None and self.at_least_new == 0 and not self.fixed
 
     def barred(self, score_BN: Tensor) -> Tensor:
         """Scores with -inf for blocked items."""
@@ -94,10 +94,9 @@ class OpenItems:
             if constraints.is_new is None
             else constraints.is_new.expand(shape)
         )
-        group_N = constraints.group_N
-        groups = 0 if group_N is None or not len(group_N) else int(group_N.max()) + 1
-        no_group_N = torch.full((shape[1],), -1, device=device)
-        self._group_N = (no_group_N if group_N is None else group_N) % (groups + 1)  # -1 becomes the last
+        group = torch.tensor(-1, device=device) if constraints.group is None else constraints.group
+        groups = int(group.max()) + 1 if group.numel() else 0
+        self._group_BN = (group % (groups + 1)).expand(shape)  # -1 becomes the last
         self._room_BG = torch.full((shape[0], groups + 1), constraints.at_most or 0, device=device)
         self._room_BG[:, groups] = _NO_CAP
         self._quota_B = torch.full((shape[0],), constraints.at_least_new, device=device)
@@ -118,8 +117,8 @@ class OpenItems:
         is_open_to_old_BG = (self._quota_B < self._left)[:, None] & (
             most_new_B[:, None] - takes_room_BG >= self._quota_B[:, None]
         )
-        is_open_BN = self._free_BN & (self._room_BG > 0)[:, self._group_N]
-        return is_open_BN & (self._is_new_BN | is_open_to_old_BG[:, self._group_N])
+        is_open_BN = self._free_BN & (self._room_BG > 0).gather(1, self._group_BN)
+        return is_open_BN & (self._is_new_BN | is_open_to_old_BG.gather(1, self._group_BN))
 
     def take(self, item_B: Tensor) -> None:
         """Goes on to the position after the one that shows `item_B`."""
@@ -129,7 +128,8 @@ class OpenItems:
         self._position += 1
 
     def _take(self, item_B: Tensor) -> None:
-        group_B1, item_B1 = self._group_N[item_B][:, None], item_B[:, None]
+        item_B1 = item_B[:, None]
+        group_B1 = self._group_BN.gather(1, item_B1)
         is_new_B1 = self._is_new_BN.gather(1, item_B1).long()
         was_free_B1 = self._free_BN.gather(1, item_B1).long()
         self._room_BG = self._room_BG.scatter_add(1, group_B1, -torch.ones_like(group_B1))
@@ -138,7 +138,7 @@ class OpenItems:
         self._free_BN = self._free_BN.scatter(1, item_B1, False)
 
     def _by_group(self, is_counted_BN: Tensor) -> Tensor:
-        return torch.zeros_like(self._room_BG).index_add(1, self._group_N, is_counted_BN.long())
+        return torch.zeros_like(self._room_BG).scatter_add(1, self._group_BN, is_counted_BN.long())
 
     def _check_fixed(self, score_BN: Tensor, k: int) -> None:
         constraints = self._constraints

@@ -33,8 +33,8 @@ class Case:
         blocked = rules.is_blocked.tolist() if rules.is_blocked is not None else [False] * len(self.score)
         if any(blocked[item] or self.score[item] == -float("inf") for item in slate):
             return False
-        if rules.group_N is not None:
-            groups = [int(rules.group_N[item]) for item in slate if rules.group_N[item] >= 0]
+        if rules.group is not None:
+            groups = [int(rules.group[item]) for item in slate if rules.group[item] >= 0]
             if any(groups.count(group) > rules.at_most for group in groups):  # type: ignore[operator]
                 return False
         if rules.is_new is not None and sum(bool(rules.is_new[item]) for item in slate) < rules.at_least_new:
@@ -62,7 +62,7 @@ def cases(draw: st.DrawFn) -> Case:
     shown = draw(st.lists(st.integers(0, items - 1), unique=True, min_size=len(places), max_size=len(places)))
     return Case(tuple(score_N.tolist()), k, SlateConstraints(
         is_blocked=draw(st.none() | per_item(items, st.sampled_from([False, False, False, True]))),
-        group_N=group_N,
+        group=group_N,
         at_most=None if group_N is None else draw(st.sampled_from([1, 1, 1, 2, 3, 0])),
         is_new=is_new_N,
         at_least_new=0 if is_new_N is None else draw(st.integers(0, k)),
@@ -210,7 +210,7 @@ def test_gradients_through_the_log_probability_are_exact() -> None:
 
 def test_without_constraints_it_is_plain_plackett_luce_to_the_bit() -> None:
     score_BN = torch.randn(200, 50, generator=torch.Generator().manual_seed(0))
-    vacuous = SlateConstraints(group_N=torch.zeros(50, dtype=torch.int64), at_most=50)
+    vacuous = SlateConstraints(group=torch.zeros(50, dtype=torch.int64), at_most=50)
     for rules in (SlateConstraints(), vacuous):
         for seed in (3, None):
             source = [None if seed is None else torch.Generator().manual_seed(seed) for _ in range(2)]
@@ -229,7 +229,7 @@ def test_blocking_bars_and_scores_of_broken_slates_carry_no_nan() -> None:
     assert torch.isfinite(log_prob_B[1])
     log_prob_B[1].backward()
     assert torch.isfinite(score_BN.grad).all()  # type: ignore[arg-type]
-    capped = replace(rules, group_N=torch.tensor([0, 0, 0, 1]), at_most=1)
+    capped = replace(rules, group=torch.tensor([0, 0, 0, 1]), at_most=1)
     log_prob_B = constrained.log_prob(score_BN, torch.tensor([[0, 2], [3, 2]]), capped)
     assert torch.isfinite(log_prob_B).tolist() == [False, True]
 
@@ -240,18 +240,18 @@ ITEMS_6 = torch.zeros(2, 6)
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"group_N": GROUP_N}, "at most None"),
-        ({"group_N": GROUP_N, "at_most": -1}, "at most -1"),
-        ({"group_N": GROUP_N - 1, "at_most": 1}, "group -2"),
+        ({"group": GROUP_N}, "at most None"),
+        ({"group": GROUP_N, "at_most": -1}, "at most -1"),
+        ({"group": GROUP_N - 1, "at_most": 1}, "group -2"),
         ({"at_least_new": 2}, "at least 2 new items"),
         ({"fixed": {0: 3, 1: 3}}, "an item twice"),
         ({"fixed": {4: 3}}, "item 3 fixed at position 4: the slate has 4 positions"),
         ({"fixed": {0: 9}}, "item 9 fixed at position 0"),
         ({"fixed": {0: 5}, "is_blocked": torch.arange(6) == 5}, "item 5 fixed at position 0 is blocked"),
-        ({"fixed": {0: 0, 1: 1}, "group_N": GROUP_N, "at_most": 1}, "at most 1 items per group: more of group 0"),
+        ({"fixed": {0: 0, 1: 1}, "group": GROUP_N, "at_most": 1}, "at most 1 items per group: more of group 0"),
         ({"is_new": torch.arange(6) < 2, "at_least_new": 3}, "at least 3 new items in a slate of 4: row 0 .* have 2"),
         (
-            {"is_new": torch.arange(6) < 2, "at_least_new": 2, "group_N": GROUP_N, "at_most": 1},
+            {"is_new": torch.arange(6) < 2, "at_least_new": 2, "group": GROUP_N, "at_most": 1},
             "at least 2 new items .* have 1 under at most 1 items per group",
         ),
         (
@@ -259,7 +259,7 @@ ITEMS_6 = torch.zeros(2, 6)
             "still needs 3 beside 2 fixed and can have 2",
         ),
         ({"is_blocked": torch.arange(6) > 2, "fixed": {0: 0}}, "a slate of 4 items: row 0 has 2 beside 1 fixed"),
-        ({"group_N": torch.zeros(6, dtype=torch.int64), "at_most": 3}, "row 0 has 3 admissible under at most 3"),
+        ({"group": torch.zeros(6, dtype=torch.int64), "at_most": 3}, "row 0 has 3 admissible under at most 3"),
     ],
 )
 def test_constraints_that_cannot_be_kept_are_named(rules: dict, message: str) -> None:
