@@ -164,7 +164,7 @@ def _product_of_means(left_JN: Tensor, right_JN: Tensor) -> tuple[float, float]:
     return whole, error
 
 
-_HEAD = ("estimator", "reads", "bias, share of the gradient", "variance", "MSE", "gain", "us a slate")
+_HEAD = ("estimator", "reads", "bias, share of the gradient", "cosine", "variance", "MSE", "gain", "us a slate")
 
 
 def _rows(estimators: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -173,6 +173,7 @@ def _rows(estimators: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
             name,
             ESTIMATORS[name].reads if name in ESTIMATORS else "",
             f"{row['relative_bias']:.2f}" if row["bias_squared"] > 3.0 * row["bias_squared_error"] else "none seen",
+            "lost in noise" if row["cosine"] is None else f"{row['cosine']:.2f}",
             f"{row['variance']:.3g}",
             f"{row['mse']:.3g}",
             f"{row['gain']:.3g}",

@@ -9,8 +9,8 @@ The count is a sum of independent Bernoulli variables of p_j = 1 - exp(-w_j t). 
 G(z) = prod_{j != i} (1 + p_j (z - 1)), read off a circle of M = O(K) points (Cauchy's formula), where leaving item i
 out is one division. The integral runs over log t in panels of Gauss-Legendre nodes. Time N M per node.
 
-(Fernandez & Williams 2010, https://doi.org/10.1109/TAES.2010.5461658, read Poisson-binomial probabilities off the unit
-circle; here its radius is below 1, since the first K coefficients are enough and the others would alias onto them.)
+(Hong 2013, https://doi.org/10.1016/j.csda.2012.10.006, reads all Poisson-binomial probabilities off the unit circle;
+here the radius is below 1, since the first K are enough and the others would alias onto them.)
 
 Shape legend: N items, K positions, M points of the circle.
 """
