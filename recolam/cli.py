@@ -165,12 +165,7 @@ def recommend(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="pretrain, simulate, parity, quality, objectives, grow, boredom, rollout, inverse-rl or closed-loop."
-        ),
-    ],
+    name: Annotated[str, typer.Argument(help="One of the names below.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
     """Measure: one JSON line on stdout. Options by benchmark, each with a value:
@@ -207,6 +202,8 @@ def bench(
     **closed-loop** (what a policy that learnt in fitted users earns with the demo's true ones, and whether the fitted
     ones rank policies alike): --seeds N worlds from --seed on, --preset, --iterations of every training, --users and
     --evaluations to score, --penalty and --bonus of the cautious training, --home to keep the stages' artifacts.
+
+    **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed.
     """
     from recolam import bench as benches  # torch takes seconds to import
 

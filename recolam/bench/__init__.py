@@ -8,6 +8,7 @@ import torch
 
 from recolam.bench.boredom import BoredomBench, boredom
 from recolam.bench.closed_loop import ClosedLoopBench, closed_loop_bench
+from recolam.bench.gradients import GradientsBench, gradients
 from recolam.bench.grow import GrowBench, grow
 from recolam.bench.inverse_rl import InverseRLBench, inverse_rl
 from recolam.bench.objectives import ObjectivesBench, objectives
@@ -30,6 +31,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "closed-loop": (ClosedLoopBench, closed_loop_bench),
     "rollout": (RolloutBench, rollout),
     "inverse-rl": (InverseRLBench, inverse_rl),
+    "gradients": (GradientsBench, gradients),
 }
 NAMES = tuple(_BENCHES)
 
