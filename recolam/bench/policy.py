@@ -3,6 +3,7 @@
 Shape legend: B users, K slate, N token ids, Z attributes.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -40,10 +41,10 @@ REWARDS = {"choc_kale": "engagement", "interest_evolution": "watch time", "recsi
 class PolicyBench:
     """`seeds` trainings of `steps` user-steps at most, each judged on `evaluation_users` sessions of its own seed.
 
-    `world`: a name of `recolam.world.named`, or of `SARDINE`, or `recsim_ng_demo`. `observation`: full or partial. `rivals` false leaves the
-    contestants that learn out, but for ours. `peer_steps` of 1 or more, in the world `recsim_ng_demo`: stock RecSim NG
-    takes as many training steps, each of 100,000 user-steps; its demo takes 100. `home` is the root whose runs/peers/
-    holds stock's environment.
+    `world` is a name of `recolam.world.named` or of `SARDINE`, or `recsim_ng_demo`; `observation` is full or partial.
+    Without `rivals` only ours learns. With `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many
+    training steps, each of 100,000 user-steps; its demo takes 100. `home` is the root whose runs/peers/ holds stock's
+    environment.
     """
 
     world: str = "bored"
@@ -75,7 +76,7 @@ def policy(config: PolicyBench) -> dict[str, Any]:
     if config.seeds < 2:
         raise ConfigError(f"seeds is {config.seeds}; an interval takes 2")
     environment = _environment(config)
-    DecoderTrainingConfig(steps=config.steps, users=config.users).rounds(environment.horizon)
+    _training(config).rounds(environment.horizon)
     makers = _contestants(config, environment)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in makers}
     with Progress("bench policy", total=config.seeds * len(makers)) as progress:
@@ -126,7 +127,7 @@ def _contestants(config: PolicyBench, environment: Sighted) -> dict[str, Callabl
         return lambda seed: _Ready(act, {})
 
     budget = rivals.Budget(steps=config.steps, users=config.users)
-    training = DecoderTrainingConfig(steps=config.steps, users=config.users, gamma=config.gamma)
+    training = _training(config)
     makers = {"ours": lambda seed: _ours(config, environment, training, seed=seed)}
     if config.rivals:
         myopic_training = replace(training, gamma=0.0)
@@ -140,6 +141,12 @@ def _contestants(config: PolicyBench, environment: Sighted) -> dict[str, Callabl
         makers["recsim-ng, trained"] = lambda seed: _stock(config, environment, seed=seed)
     makers |= {"random": ready(random_slates(environment)), "myopic, true state": ready(myopic(environment))}
     return makers | {f"privileged {name}": ready(act) for name, act in heuristics(environment).items()}
+
+
+def _training(config: PolicyBench) -> DecoderTrainingConfig:
+    return DecoderTrainingConfig(
+        steps=config.steps, users=config.users, gamma=config.gamma, validation_users=math.ceil(config.users / 2)
+    )
 
 
 def _stock(config: PolicyBench, environment: Sighted, *, seed: int) -> _Ready:
