@@ -36,13 +36,16 @@ SARDINE = {
 """Names for the package's own settings, which the registry has as one world."""
 REWARDS = {"choc_kale": "engagement", "interest_evolution": "watch time", "recsim_ng_demo": "watch time"}
 
+GAMMAS = {"interest_evolution": 0.98, "recsim_ng_demo": 0.98}
+"""Discounts of worlds in which what is shown takes effect slowly: a tenth of the way to a document, a click."""
+
 
 @dataclass(frozen=True)
 class PolicyBench:
     """`seeds` trainings of `steps` user-steps at most, each judged on `evaluation_users` sessions of its own seed.
 
     `world` is a name of `recolam.world.named` or of `SARDINE`, or `recsim_ng_demo`; `observation` is full or partial.
-    Without `rivals` only ours learns. With `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many
+    A negative `gamma` stands for the world's own, of `GAMMAS`, else 0.95. Without `rivals` only ours learns. With `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many
     training steps, each of 100,000 user-steps; its demo takes 100. `home` is the root whose runs/peers/ holds stock's
     environment.
     """
@@ -50,7 +53,7 @@ class PolicyBench:
     world: str = "bored"
     steps: int = 100_000
     seeds: int = 5
-    gamma: float = 0.95
+    gamma: float = -1.0
     observation: str = "full"
     rivals: bool = True
     users: int = 100
@@ -73,6 +76,8 @@ def policy(config: PolicyBench) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown world or observation, fewer than two seeds, a budget of less than one round.
     """
+    if config.gamma < 0:
+        config = replace(config, gamma=GAMMAS.get(config.world, 0.95))
     if config.seeds < 2:
         raise ConfigError(f"seeds is {config.seeds}; an interval takes 2")
     environment = _environment(config)
@@ -100,6 +105,7 @@ def policy(config: PolicyBench) -> dict[str, Any]:
     privileged = [name for name in table if name.startswith("privileged ")]
     return {
         "reward": REWARDS.get(config.world, "clicks"),
+        "discount": config.gamma,
         "horizon": environment.horizon,
         "slate": environment.slate_size,
         "items": len(environment.feature_NG),

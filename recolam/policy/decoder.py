@@ -1,11 +1,11 @@
 """The autoregressive slate decoder: each position is chosen in the light of those before it.
 
-    P(slate) = prod_k softmax_i( beta r_i + sum_z a_iz g(x_z, e_z, mass_kz, count_kz) )      over items not yet shown
+    P(slate) = prod_k softmax_i( beta r_i + alpha c_i + sum_z a_iz g(x_z, e_z, mass_kz, count_kz) )      over items not yet shown
 
-r_i is the expected reward of item i (`recolam.policy.response`), a_iz how much of attribute z it has, x_z the user's
+r_i is the expected reward of item i and c_i the chance that it is clicked (`recolam.policy.response`), a_iz how much of attribute z it has, x_z the user's
 facets of z, e_z a learnt vector of z; mass_kz = sum of a_jz r_j w_j over the items j before position k (w_j: how likely
-their positions are looked at), count_kz = sum of a_jz / K. g is one small network for all attributes. It starts at 0:
-the policy starts as a softmax of expected rewards, sharper the larger beta. The value of a state comes from the same
+their positions are looked at), count_kz = sum of a_jz / K. g is one small network for all attributes. It and alpha
+start at 0: the policy starts as a softmax of expected rewards, sharper the larger beta. The value of a state comes from the same
 facets, by a network that is symmetric in the attributes up to e_z (Zaheer et al. 2017, https://arxiv.org/abs/1703.06114).
 
 Candidates are retrieved first: the items of largest expected reward of every main attribute. The distribution is over
@@ -27,11 +27,12 @@ _TAKEN = -1e9
 
 
 class Choices(NamedTuple):
-    """What a slate is made of: facet_BZX, candidate_BC (token ids), expected_BC, attribute_BCZ."""
+    """What a slate is made of: facet_BZX, candidate_BC (token ids), expected_BC, click_BC, attribute_BCZ."""
 
     facet_BZX: Tensor
     candidate_BC: Tensor
     expected_BC: Tensor
+    click_BC: Tensor
     attribute_BCZ: Tensor
 
     def rows(self, index_R: Tensor) -> "Choices":
@@ -84,6 +85,7 @@ class SlateDecoder(nn.Module):
         self.register_buffer("facet_scale_X", torch.ones(facets))
         self.own_ZE = nn.Parameter(torch.zeros(attributes, own))
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))
+        self.click_weight = nn.Parameter(torch.zeros(()))
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -100,7 +102,8 @@ class SlateDecoder(nn.Module):
         """Scores of the candidates after each of J prefixes, float [B, J, C]; items of the prefix are not left out."""
         facet_BJZX = self._with_own(choices.facet_BZX)[:, None].expand(-1, mass_BJZ.shape[1], -1, -1)
         urge_BJZ = self.urge(torch.cat([facet_BJZX, mass_BJZ[..., None], count_BJZ[..., None]], dim=3))[..., 0]
-        return self.log_sharpness.exp() * choices.expected_BC[:, None] + urge_BJZ @ choices.attribute_BCZ.mT
+        alone_BC = self.log_sharpness.exp() * choices.expected_BC + self.click_weight * choices.click_BC
+        return alone_BC[:, None] + urge_BJZ @ choices.attribute_BCZ.mT
 
     def _with_own(self, facet_BZX: Tensor) -> Tensor:
         return torch.cat([facet_BZX / self.facet_scale_X, self.own_ZE.expand(len(facet_BZX), -1, -1)], dim=2)

@@ -50,13 +50,13 @@ class DecoderTrainingConfig:
 
     steps: int = 100_000
     users: int = 100
-    gamma: float = 0.9
+    gamma: float = 0.95
     warm_share: float = 0.05
     segment: int = 10
-    trace: float = 0.9
+    trace: float = 0.95
     clip: float = 0.2
     epochs: int = 2
-    minibatch: int = 250
+    minibatch: int = 100
     learning_rate: float = 0.01
     value_weight: float = 1.0
     entropy_weight: float = 0.003

@@ -20,7 +20,8 @@ def decoder_and_choices(*, is_random: bool = True, states: int = 1) -> tuple[Sla
             torch.nn.init.normal_(parameter, std=0.8)
     candidate_BC = (torch.arange(6) + FIRST_ITEM).expand(states, -1)
     attribute_BCZ = torch.rand(6, 3).expand(states, -1, -1)
-    return decoder, Choices(torch.randn(states, 3, 2), candidate_BC, torch.rand(states, 6), attribute_BCZ)
+    expected_BC, click_BC = torch.rand(states, 6), torch.rand(states, 6)
+    return decoder, Choices(torch.randn(states, 3, 2), candidate_BC, expected_BC, click_BC, attribute_BCZ)
 
 
 def all_slates() -> Tensor:
@@ -79,7 +80,7 @@ def test_greedy_slates_hear_what_the_slate_already_holds() -> None:
         decoder.urge[0].weight[0, facets + own] = 0.01  # mass; tanh is a line there
         decoder.urge[2].weight.fill_(-1000.0)
     expected_BC, attribute_BCZ = torch.tensor([[0.9, 0.8, 0.5]]), torch.tensor([[[1.0, 0], [1.0, 0], [0, 1.0]]])
-    choices = Choices(torch.zeros(1, 2, 1), torch.tensor([[4, 5, 6]]), expected_BC, attribute_BCZ)
+    choices = Choices(torch.zeros(1, 2, 1), torch.tensor([[4, 5, 6]]), expected_BC, expected_BC, attribute_BCZ)
     place_BK, _ = decode(decoder, choices, torch.ones(2), None)
     assert place_BK.tolist() == [[0, 2]]
     unseen_BK, _ = decode(decoder, choices, torch.zeros(2), None)  # nobody looks: no mass, no urge
