@@ -45,9 +45,9 @@ class PolicyBench:
     """`seeds` trainings of `steps` user-steps at most, each judged on `evaluation_users` sessions of its own seed.
 
     `world` is a name of `recolam.world.named` or of `SARDINE`, or `recsim_ng_demo`; `observation` is full or partial.
-    A negative `gamma` stands for the world's own, of `GAMMAS`, else 0.95. Without `rivals` only ours learns. With `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many
-    training steps, each of 100,000 user-steps; its demo takes 100. `home` is the root whose runs/peers/ holds stock's
-    environment.
+    A negative `gamma` stands for the world's own, of `GAMMAS`, else 0.95. Without `rivals` only ours learns. With
+    `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many training steps, each of 100,000 user-steps;
+    its demo takes 100. `home` is the root whose runs/peers/ holds stock's environment.
     """
 
     world: str = "bored"

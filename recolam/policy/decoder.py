@@ -1,12 +1,13 @@
 """The autoregressive slate decoder: each position is chosen in the light of those before it.
 
-    P(slate) = prod_k softmax_i( beta r_i + alpha c_i + sum_z a_iz g(x_z, e_z, mass_kz, count_kz) )      over items not yet shown
+    P(slate) = prod_k softmax_i( beta r_i + alpha c_i + sum_z a_iz g(x_z, e_z, mass_kz, count_kz) )   not yet shown
 
-r_i is the expected reward of item i and c_i the chance that it is clicked (`recolam.policy.response`), a_iz how much of attribute z it has, x_z the user's
-facets of z, e_z a learnt vector of z; mass_kz = sum of a_jz r_j w_j over the items j before position k (w_j: how likely
-their positions are looked at), count_kz = sum of a_jz / K. g is one small network for all attributes. It and alpha
-start at 0: the policy starts as a softmax of expected rewards, sharper the larger beta. The value of a state comes from the same
-facets, by a network that is symmetric in the attributes up to e_z (Zaheer et al. 2017, https://arxiv.org/abs/1703.06114).
+r_i is the expected reward of item i and c_i the chance that it is clicked (`recolam.policy.response`), a_iz how much of
+attribute z it has, x_z the user's facets of z, e_z a learnt vector of z; mass_kz = sum of a_jz r_j w_j over the items j
+before position k (w_j: how likely their positions are looked at), count_kz = sum of a_jz / K. g is one small network
+for all attributes. It and alpha start at 0: the policy starts as a softmax of expected rewards, sharper the larger
+beta. The value of a state comes from the same facets, by a network that is symmetric in the attributes up to e_z
+(Zaheer et al. 2017, https://arxiv.org/abs/1703.06114).
 
 Candidates are retrieved first: the items of largest expected reward of every main attribute. The distribution is over
 candidates, so its log-probabilities are those of what is sampled.

@@ -70,8 +70,13 @@ class DecoderAgent(nn.Module):
         """Candidates and what the decoder reads of them."""
         expected_BN, click_BN = self.response.expected(sight.user_BF), self.response.click_chance(sight.user_BF)
         candidate_BC = self.retrieval.candidates(expected_BN)
-        of_candidates = (values_BN.gather(1, candidate_BC) for values_BN in (expected_BN, click_BN))
-        return Choices(sight.facet_BZX, candidate_BC, *of_candidates, self.attribute_NZ[candidate_BC])
+        return Choices(
+            sight.facet_BZX,
+            candidate_BC,
+            expected_BN.gather(1, candidate_BC),
+            click_BN.gather(1, candidate_BC),
+            self.attribute_NZ[candidate_BC],
+        )
 
     @torch.no_grad()
     def slates(self, observation: Observation, *, k: int, generator: torch.Generator | None) -> Tensor:
