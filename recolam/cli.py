@@ -193,6 +193,10 @@ def bench(
 
     **boredom** (speed of boredom users beside sardine-rec): --users --their-users --steps --repeats.
 
+    **policy** (returns of the slate decoder and of what it must beat, in a shipped world, within a budget of user-steps):
+    --world --steps --seeds --gamma --observation full|partial --rivals true|false --users --evaluation-users
+    --peer-steps --home.
+
     **rollout** (speed of a policy's steps, keeping keys and values against reading whole histories again): --users
     --items --slate --steps --width --blocks --repeats --device.
 
