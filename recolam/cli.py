@@ -193,7 +193,7 @@ def bench(
 
     **boredom** (speed of boredom users beside sardine-rec): --users --their-users --steps --repeats.
 
-    **policy** (returns of the slate decoder and of what it must beat, in a shipped world, within a budget of user-steps):
+    **policy** (returns of the slate decoder and of what it must beat, within a budget of user-steps):
     --world --steps --seeds --gamma --observation full|partial --rivals true|false --users --evaluation-users
     --peer-steps --home.
 
