@@ -20,12 +20,12 @@ from recolam.policy.agent import SlateAgent, admissible
 from recolam.policy.exposure import CollapseFloors, Exposure
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
 from recolam.policy.returns import greedy, session_returns
-from recolam.policy.rollout import Rollout, play
+from recolam.policy.rollout import Rollout, Sessions, play
 from recolam.progress import Progress
 from recolam.seeding import derive
 from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from recolam.sequence.model import SequenceModel
-from recolam.world.environment import SimulatedUsers
+
 
 _BLOCK = 128  # states whose scores of the whole catalogue are in memory together
 
@@ -62,7 +62,7 @@ class PolicyTrainingConfig:
 
 def train_policy(
     agent: SlateAgent,
-    environment: SimulatedUsers,
+    environment: Sessions,
     config: PolicyTrainingConfig,
     *,
     seed: int,
@@ -88,7 +88,7 @@ class _Trainer:
     def __init__(
         self,
         agent: SlateAgent,
-        environment: SimulatedUsers,
+        environment: Sessions,
         config: PolicyTrainingConfig,
         *,
         seed: int,
