@@ -91,8 +91,9 @@ def test_rewards_add_up_by_their_weights() -> None:
 
 def test_fairness_favours_the_group_that_was_shown_less() -> None:
     fair = Reward({"fairness": 1.0}, SURROUNDINGS)
-    step = dataclasses.replace(step_of(shown_G=torch.tensor([8.0, 0.0])), slate_BK=torch.tensor([[ITEM[0]], [ITEM[2]], [ITEM[3]]]))
-    torch.testing.assert_close(fair(step), torch.tensor([1 - 2 * 9 / 10, 1 - 2 * 1 / 10, 0.0]))
+    slate_BK = torch.tensor([[ITEM[0]], [ITEM[2]], [ITEM[3]]])
+    step = dataclasses.replace(step_of(shown_G=torch.tensor([8.0, 0.0])), slate_BK=slate_BK)
+    torch.testing.assert_close(fair(step), torch.tensor([1 - 2 * 9 / 10, 1 - 2 * 1 / 10, 0.0]))  # the last had ended
     even = dataclasses.replace(step, shown_G=torch.tensor([3.0, 3.0]))
     torch.testing.assert_close(fair(even), torch.zeros(3))
 
@@ -174,17 +175,27 @@ def test_the_definition_says_what_was_rewarded() -> None:
     assert found["formulas"] == {name: TERMS[name].formula for name in ("response", "stay")}
 
 
+class TwoKinds:
+    """Item vectors by quality: trash, which is watched longer, points one way and the rest the other."""
+
+    def item_table(self) -> torch.Tensor:
+        quality_N = small_world().users.corpus.quality_N  # type: ignore[attr-defined]
+        return torch.where(quality_N < quality_N[FIRST_ITEM:].median(), 1.0, -1.0)[:, None]
+
+
 @pytest.mark.slow
-def test_a_policy_rewarded_for_diversity_is_more_diverse(tmp_path: Path) -> None:
-    """The same training twice, with and without; both judged by both rewards on seeds that neither met."""
-    config = PolicyTrainingConfig(iterations=60, users=16, replicas=4, learning_rate=1e-2, validation_users=64)
-    surroundings = Surroundings(model=small_agent().model)
-    judge = RewardedUsers(small_world(), Reward({"diversity": 1.0}, surroundings))
-    agents = {}
-    for name, weights in (("plain", {"response": 1.0}), ("diverse", {"response": 1.0, "diversity": 5.0})):
-        world = RewardedUsers(small_world(), Reward(weights, surroundings))
-        agents[name] = small_agent()
-        train_policy(agents[name], world, config, seed=0, scratch=tmp_path / name)
-    policies = {name: greedy(agent, k=3) for name, agent in agents.items()}
+def test_policies_are_as_diverse_as_they_are_rewarded_for(tmp_path: Path) -> None:
+    """The same training with three weights; all judged by diversity on seeds that none met."""
+    config = PolicyTrainingConfig(iterations=40, users=16, replicas=4, learning_rate=1e-2, validation_users=64)
+    surroundings = Surroundings(model=TwoKinds())  # type: ignore[arg-type]
+    policies = {}
+    for name, weight in (("narrow", -3.0), ("plain", 0.0), ("diverse", 3.0)):
+        reward = Reward({"response": 1.0, "diversity": weight}, surroundings)
+        agent = small_agent()
+        world = RewardedUsers(small_world(affinity_scale=0.1), reward)
+        train_policy(agent, world, config, seed=0, scratch=tmp_path / name)
+        policies[name] = greedy(agent, k=3)
+    judge = RewardedUsers(small_world(affinity_scale=0.1), Reward({"diversity": 1.0}, surroundings))
     table = compare(judge, policies, users=300, seeds=range(1000, 1006))
-    assert table["diverse"]["ci95"][0] > table["plain"]["ci95"][1]
+    assert table["diverse"]["ci95"][0] > table["plain"]["ci95"][1], table
+    assert table["narrow"]["mean"] < 0.5 * table["diverse"]["mean"], table
