@@ -35,10 +35,12 @@ ROWS = [
 LEVELS = {room: level for level, row in enumerate(ROWS) for room in row}
 STAGE_ORDER = next(row for row in ROWS if "pretrain" in row)
 
-# What a later stage may import of an earlier one: the modules that open its artifact, and no training code.
+# What a later stage may import of an earlier one: the modules that open its artifact, the maths of its users' choice,
+# and no training code.
 LOADERS = {
     "recolam.world.learnt_reward",
     "recolam.world.runtime",
+    "recolam.world.assortment",
     "recolam.world.environment",
     "recolam.world.fitted",
     "recolam.world.saved",

@@ -23,6 +23,42 @@ def discounted_returns(reward_BH: Tensor, *, gamma: float, after_B: Tensor | Non
     return torch.stack(returns[::-1], dim=1)
 
 
+def generalised_advantages(
+    reward_BH: Tensor,
+    value_BH: Tensor,
+    is_active_BH: Tensor,
+    *,
+    gamma: float,
+    trace: float,
+    after_B: Tensor,
+    is_truncated_B: Tensor,
+) -> Tensor:
+    """Advantages over a learnt value, float [B, H]; 0 at inactive steps.
+
+    A_h = sum_l (gamma trace)^l delta_{h+l},  delta_h = r_h + gamma V(s_{h+1}) - V(s_h)   (Schulman et al. 2016,
+    "High-dimensional continuous control using generalized advantage estimation", https://arxiv.org/abs/1506.02438)
+
+    What follows a session's last step is worth 0 where the user left (terminated) and `after_B` where the horizon cut
+    it (truncated). With trace 1 this is the return minus V, unbiased for any V; with a smaller trace the bias is that
+    of V, the price for less variance.
+
+    Args:
+        after_B: V of the state after the last step.
+        is_truncated_B: True where the horizon, not the user, ended the session.
+
+    Raises:
+        ValueError: gamma or trace outside [0, 1].
+    """
+    if not (0.0 <= gamma <= 1.0 and 0.0 <= trace <= 1.0):
+        raise ValueError(f"gamma is {gamma}, trace {trace}: both lie in [0, 1]")
+    nothing_B1 = torch.zeros_like(value_BH[:, :1])
+    is_followed_BH = torch.cat([is_active_BH[:, 1:], nothing_B1.bool()], dim=1)
+    following_BH = torch.cat([value_BH[:, 1:], nothing_B1], dim=1)
+    next_BH = torch.where(is_followed_BH, following_BH, (after_B * is_truncated_B)[:, None])
+    surprise_BH = (reward_BH + gamma * next_BH - value_BH) * is_active_BH
+    return discounted_returns(surprise_BH, gamma=gamma * trace) * is_active_BH
+
+
 def leave_one_out(value_BH: Tensor, is_active_BH: Tensor, *, replicas: int) -> Tensor:
     """Mean of the other replicas' values at the same step, float [B, H]; 0 where no other replica is active.
 
@@ -49,5 +85,8 @@ def advantages(return_BH: Tensor, value_BH: Tensor, is_active_BH: Tensor, *, rep
 
 
 def policy_gradient_loss(log_prob_S: Tensor, advantage_S: Tensor) -> Tensor:
-    """-sum of advantage x log-probability over states; its gradient is minus the REINFORCE estimate times S."""
+    """-sum of advantage x log-probability over states; its gradient is minus the REINFORCE estimate times S.
+
+    Both may have further dimensions, such as positions: every log-probability is weighted by its own advantage.
+    """
     return -(advantage_S.detach() * log_prob_S).sum()

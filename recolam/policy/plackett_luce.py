@@ -1,5 +1,27 @@
 """The slate distribution (it lives below, since the demo world's logging policy samples from it too)."""
 
-from recolam.sequence.plackett_luce import first_pick_entropy, first_pick_kl, log_prob, sample
+from recolam.sequence.plackett_luce import (
+    conditional_log_probs,
+    conditional_means,
+    conditional_sums,
+    first_pick_entropy,
+    first_pick_kl,
+    log_normalisers,
+    log_prob,
+    perturbed,
+    position_log_probs,
+    sample,
+)
 
-__all__ = ["first_pick_entropy", "first_pick_kl", "log_prob", "sample"]
+__all__ = [
+    "conditional_log_probs",
+    "conditional_means",
+    "conditional_sums",
+    "first_pick_entropy",
+    "first_pick_kl",
+    "log_normalisers",
+    "log_prob",
+    "perturbed",
+    "position_log_probs",
+    "sample",
+]

@@ -71,3 +71,41 @@ def test_entropy_and_divergence_of_the_first_pick() -> None:
     assert float(plackett_luce.first_pick_kl(other_BN, uniform_BN)) == pytest.approx(
         float((p * (p / q).log()).sum()), abs=1e-6
     )
+
+
+def drawn(items: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(items)
+    score_BN = 3 * torch.randn(8, items, generator=generator, dtype=torch.float64)
+    score_BN[2, 1] = -torch.inf
+    return score_BN, plackett_luce.sample(score_BN, min(k, items - 1), generator)
+
+
+@pytest.mark.parametrize(("items", "k"), [(5, 3), (9, 1), (9, 7), (4, 3)])
+def test_conditionals_agree_with_each_other_and_with_the_definition(items: int, k: int) -> None:
+    score_BN, slate_BK = drawn(items, k)
+    log_policy_BKN = plackett_luce.conditional_log_probs(score_BN, slate_BK)
+    shown_BK = log_policy_BKN.gather(2, slate_BK[..., None])[..., 0]
+    torch.testing.assert_close(shown_BK, plackett_luce.position_log_probs(score_BN, slate_BK))
+    for row in range(8):
+        for position in range(slate_BK.shape[1]):
+            weight_N = score_BN[row].exp()
+            weight_N[slate_BK[row, :position]] = 0.0
+            torch.testing.assert_close(log_policy_BKN[row, position].exp(), weight_N / weight_N.sum())
+    value_BN = torch.randn(score_BN.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected_BK = (log_policy_BKN.exp() * value_BN[:, None]).sum(dim=2)
+    torch.testing.assert_close(plackett_luce.conditional_means(score_BN, slate_BK, value_BN), expected_BK)
+    weight_BK = torch.randn(slate_BK.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected_BN = (log_policy_BKN.exp() * weight_BK[..., None]).sum(dim=1)
+    torch.testing.assert_close(plackett_luce.conditional_sums(score_BN, slate_BK, weight_BK), expected_BN)
+
+
+def test_conditionals_of_a_whole_catalogue_and_of_scores_far_apart() -> None:
+    score_BN = torch.tensor([[500.0, 0.0, -500.0]], dtype=torch.float64)
+    for slate in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
+        slate_BK = torch.tensor([slate])
+        policy_BKN = plackett_luce.conditional_log_probs(score_BN, slate_BK).exp()
+        value_BN = torch.tensor([[1.0, 10.0, 100.0]], dtype=torch.float64)
+        mean_BK = plackett_luce.conditional_means(score_BN, slate_BK, value_BN)
+        torch.testing.assert_close(mean_BK, (policy_BKN * value_BN[:, None]).sum(dim=2))
+        sum_BN = plackett_luce.conditional_sums(score_BN, slate_BK, torch.ones(1, 3, dtype=torch.float64))
+        torch.testing.assert_close(sum_BN, policy_BKN.sum(dim=1))
