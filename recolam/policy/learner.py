@@ -126,13 +126,13 @@ class Learner:
         ppo = self.config.ppo
         passes = [replay(self.model, rollout) for rollout in rollouts]
         lessons, figures = self._lessons(rollouts, passes)
-        figures |= self._gradient(lessons, passes, entropy_weight)
-        figures.pop("moved"), figures.pop("clipped")
+        found = self._gradient(lessons, passes, entropy_weight)
+        figures |= {name: found[name] for name in ("value_loss", "entropy", "kl")}
         self._step(figures)
-        del passes
         if self.config.estimator != "ppo":
             return figures
-        steps, found = 1, {"clipped": 0.0}
+        del passes
+        steps = 1
         while steps < ppo.epochs:
             found = self._gradient(lessons, (replay(self.model, rollout) for rollout in rollouts), entropy_weight)
             if 0 < ppo.kl_limit < found["moved"]:
@@ -154,13 +154,16 @@ class Learner:
             return_BH = discounted_returns(rollout.reward_BH, gamma=gamma, after_B=after_B)
             advantage_BH = advantages(return_BH, states.value_BH.detach(), active_BH, replicas=replicas)
             gain_S, before_SK = advantage_BH[active_BH], earned_before(rollout)
-            row = [len(gain_S), gain_S.sum(), gain_S.double().square().sum(), len(active_BH), rollout.reward_BH.sum()]
-            rows.append(torch.tensor([*map(float, row), *before_SK.double().sum(dim=0).tolist()], dtype=torch.float64))
-            returns.append(return_BH), gains.append(gain_S), befores.append(before_SK)
-        sums = self.processes.all_blocks(torch.stack(rows), count=self.config.shards).sum(dim=0)
-        states_count, gain, square, sessions, earned = sums[:5].tolist()
+            sums = [gain_S.double().sum(), gain_S.double().square().sum(), rollout.reward_BH.double().sum()]
+            counts = torch.tensor([len(gain_S), len(active_BH)], dtype=torch.float64)
+            rows.append(torch.cat([counts, torch.stack(sums), before_SK.double().sum(dim=0)]))
+            returns.append(return_BH)
+            gains.append(gain_S)
+            befores.append(before_SK)
+        total = self.processes.all_blocks(torch.stack(rows), count=self.config.shards).sum(dim=0)
+        states_count, sessions, gain, square, earned = total[:5].tolist()
         spread = max(math.sqrt(max(square - gain**2 / states_count, 0.0) / max(states_count - 1, 1)), 1e-6)
-        before_mean_K = (sums[5:] / states_count).float()
+        before_mean_K = (total[5:] / states_count).float()
         lessons = []
         for rollout, return_BH, gain_S, before_SK in zip(rollouts, returns, gains, befores, strict=True):
             weight_SK = gain_S[:, None].expand_as(before_SK)

@@ -9,7 +9,7 @@ Shape legend: B sessions, T history, K slate, N token ids, D width, G groups.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,9 +42,8 @@ class Surroundings:
     @cached_property
     def unit_ND(self) -> Tensor:
         """The pretrained item vectors at length 1."""
-        assert self.model is not None
         with torch.no_grad():
-            return torch.nn.functional.normalize(self.model.item_table(), dim=1)
+            return torch.nn.functional.normalize(_given(self.model).item_table(), dim=1)
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ class Step:
 
 
 Function = Callable[[Step, Surroundings], Tensor]
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,13 @@ def diversity(step: Step, surroundings: Surroundings) -> Tensor:
 
 
 def fairness(step: Step, surroundings: Surroundings) -> Tensor:
-    """Minus the slope of the Herfindahl index of exposure, sum of share^2, in a group's exposure, up to scale and shift.
+    """Minus the slope of the Herfindahl index of exposure, the sum of share^2, in a group's share; scaled and shifted.
 
     Every group counts one showing more than it had, so that shares begin equal. The shares are those of all sessions
     played side by side, so what one session earns depends, as one over their number, on what the others were shown.
     """
-    assert surroundings.group_N is not None and step.shown_G is not None
-    group_BK = surroundings.group_N[step.slate_BK]
-    share_G = (step.shown_G + 1.0) / (step.shown_G + 1.0).sum()
+    group_BK, counted_G = _given(surroundings.group_N)[step.slate_BK], _given(step.shown_G) + 1.0
+    share_G = counted_G / counted_G.sum()
     gain_G = 1.0 - len(share_G) * share_G
     has_group_BK = group_BK >= 0
     gain_BK = gain_G[group_BK.clamp(min=0)].where(has_group_BK, 0.0)
@@ -128,9 +127,14 @@ def uncertainty(step: Step, surroundings: Surroundings) -> Tensor:
 
 
 def learnt(step: Step, surroundings: Surroundings) -> Tensor:
-    assert surroundings.model is not None and surroundings.learnt is not None
-    state_BD = surroundings.model.last_state(step.before.history_BT, step.before.length_B)
-    return (surroundings.learnt(state_BD, step.slate_BK) * step.result.is_clicked_BK).sum(dim=1)
+    state_BD = _given(surroundings.model).last_state(step.before.history_BT, step.before.length_B)
+    return (_given(surroundings.learnt)(state_BD, step.slate_BK) * step.result.is_clicked_BK).sum(dim=1)
+
+
+def _given(value: Given | None) -> Given:
+    if value is None:
+        raise ValueError("a reward lacks what it needs; `Reward.check` says what")
+    return value
 
 
 def _lacks_model(users: Any, surroundings: Surroundings) -> str:

@@ -10,11 +10,17 @@ from torch import Tensor
 
 from recolam.contracts.protocols import Observation, StepResult
 from recolam.policy.reward import Reward, Step
+from recolam.policy.rollout import Sessions
 from recolam.world.environment import SimulatedUsers
 from recolam.world.runtime import Value
 
 
-class RewardedUsers:
+def under(reward: Reward, environment: SimulatedUsers) -> Sessions:
+    """The environment under this reward; as it is, where that is its own. Raises ConfigError as `RewardedSessions`."""
+    return environment if reward.is_worlds_own else RewardedSessions(environment, reward)
+
+
+class RewardedSessions:
     """An environment whose reward is a composed one; all else is the environment's.
 
     Raises:

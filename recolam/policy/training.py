@@ -20,6 +20,7 @@ from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.exposure import Exposure
 from recolam.policy.learner import Learner
 from recolam.policy.returns import greedy, session_returns
+from recolam.policy.rewarded import RewardedSessions
 from recolam.policy.rollout import Sessions, play
 from recolam.seeding import derive
 from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
@@ -58,9 +59,7 @@ def train_policy(
         ArtifactError: a damaged checkpoint.
     """
     with process_group("cpu") as processes, torch.random.fork_rng(devices=processes.gpus):
-        trainer = _Trainer(
-            agent, environment, config, processes, seed=seed, scratch=scratch, popularity_N=popularity_N
-        )
+        trainer = _Trainer(agent, environment, config, processes, seed=seed, scratch=scratch, popularity_N=popularity_N)
         return trainer.run(on_validation)
 
 
@@ -94,7 +93,7 @@ class _Trainer:
 
     def run(self, on_validation: OnValidation | None) -> dict[str, list[list[float]]]:
         config = self.config
-        with self.processes.progress("policy", total=config.iterations) as progress:
+        with self.processes.progress("policy", total=config.iterations, unit="iteration") as progress:
             progress.advance(self.iteration)
             if self.iteration == 0:
                 self._validate(on_validation)
@@ -152,7 +151,8 @@ class _Trainer:
             on_validation(self.iteration, mean)
 
     def _identity(self) -> dict[str, Any]:
-        return {"seed": self.seed, **asdict(self.config)}
+        reward = dict(self.environment.reward.weights) if isinstance(self.environment, RewardedSessions) else None
+        return {"seed": self.seed, "reward": reward, **asdict(self.config)}
 
     def _save(self) -> None:
         if not self.processes.is_first:

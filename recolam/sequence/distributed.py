@@ -67,8 +67,8 @@ class Processes:
         if self.is_first:
             say(message)
 
-    def progress(self, label: str, *, total: int) -> "Progress | Silence":
-        return Progress(label, total=total) if self.is_first else Silence()
+    def progress(self, label: str, *, total: int, unit: str = "step") -> "Progress | Silence":
+        return Progress(label, total=total, unit=unit) if self.is_first else Silence()
 
     def agree(self, value: float) -> float:
         """The first process's value, in all of them; nobody goes on before everybody is here."""

@@ -13,7 +13,7 @@ from recolam.contracts.protocols import Observation, StepResult
 from recolam.errors import ConfigError
 from recolam.policy.returns import compare, greedy, session_returns, uniform
 from recolam.policy.reward import RECENT, TERMS, Reward, Step, Surroundings
-from recolam.policy.rewarded import RewardedUsers
+from recolam.policy.rewarded import RewardedSessions
 from recolam.policy.training import PolicyTrainingConfig, train_policy
 from recolam.world.learnt_reward import LearntReward
 from recolam.world.runtime import Value
@@ -137,26 +137,26 @@ def test_unusable_weights_are_refused(weights: dict[str, float], message: str) -
 )
 def test_a_reward_whose_needs_are_not_met_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"reward '{name}' needs .*{message}"):
-        RewardedUsers(small_world(), Reward({name: 1.0}))
+        RewardedSessions(small_world(), Reward({name: 1.0}))
 
 
 def test_one_group_is_nothing_to_be_fair_between() -> None:
     group_N = torch.zeros(23, dtype=torch.int64)
     with pytest.raises(ConfigError, match="two groups"):
-        RewardedUsers(small_world(), Reward({"fairness": 1.0}, Surroundings(group_N=group_N)))
+        RewardedSessions(small_world(), Reward({"fairness": 1.0}, Surroundings(group_N=group_N)))
 
 
 def test_the_world_s_own_reward_changes_nothing() -> None:
-    world, rewarded = small_world(), RewardedUsers(small_world(), Reward())
+    world, rewarded = small_world(), RewardedSessions(small_world(), Reward())
     act = uniform(tokens=23, k=3)
     assert session_returns(world, act, users=40, seed=1) == session_returns(rewarded, act, users=40, seed=1)
-    double = RewardedUsers(small_world(), Reward({"response": 2.0}))
+    double = RewardedSessions(small_world(), Reward({"response": 2.0}))
     assert session_returns(double, act, users=40, seed=1) == 2 * session_returns(world, act, users=40, seed=1)
 
 
 def test_exposure_is_counted_from_the_rollout_s_start_over_active_sessions() -> None:
     group_N = torch.tensor([-1] * FIRST_ITEM + [0, 0, 1] + [1] * 17)
-    world = RewardedUsers(small_world(budget=0.5), Reward({"fairness": 1.0}, Surroundings(group_N=group_N)))
+    world = RewardedSessions(small_world(budget=0.5), Reward({"fairness": 1.0}, Surroundings(group_N=group_N)))
     for seed in (0, 1):
         world.reset(users=30, seed=seed)
         first = world.step(fixed_slates(30))
@@ -192,10 +192,10 @@ def test_policies_are_as_diverse_as_they_are_rewarded_for(tmp_path: Path) -> Non
     for name, weight in (("narrow", -3.0), ("plain", 0.0), ("diverse", 3.0)):
         reward = Reward({"response": 1.0, "diversity": weight}, surroundings)
         agent = small_agent()
-        world = RewardedUsers(small_world(affinity_scale=0.1), reward)
+        world = RewardedSessions(small_world(affinity_scale=0.1), reward)
         train_policy(agent, world, config, seed=0, scratch=tmp_path / name)
         policies[name] = greedy(agent, k=3)
-    judge = RewardedUsers(small_world(affinity_scale=0.1), Reward({"diversity": 1.0}, surroundings))
+    judge = RewardedSessions(small_world(affinity_scale=0.1), Reward({"diversity": 1.0}, surroundings))
     table = compare(judge, policies, users=300, seeds=range(1000, 1006))
     assert table["diverse"]["ci95"][0] > table["plain"]["ci95"][1], table
     assert table["narrow"]["mean"] < 0.5 * table["diverse"]["mean"], table
