@@ -1,22 +1,25 @@
 """Trains the slate policy in the world and compares it with what else one could show."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from recolam.contracts.artifact import Artifact
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.policy import returns
 from recolam.policy.agent import SlateAgent
 from recolam.policy.reward import WORLD_ALONE, Reward, Surroundings, check_weights
 from recolam.policy.rewarded import under
-from recolam.policy.training import PolicyTrainingConfig, train_policy
+from recolam.policy.training import OnValidation, PolicyTrainingConfig, train_policy
 from recolam.seeding import derive
 from recolam.sequence.distributed import current
-from recolam.sequence.model import SequenceModel, load_sequence_model
+from recolam.sequence.model import load_sequence_model
 from recolam.world.learnt_reward import LearntReward
 from recolam.world.saved import SavedWorld
 
@@ -49,15 +52,63 @@ def fingerprint(config: PolicyConfig) -> str | None:
     return None if config.learnt_reward is None else LearntReward.digest(Path(config.learnt_reward))
 
 
-def composed(config: PolicyConfig, dataset: TokenisedDataset, pretrained: SequenceModel) -> Reward:
-    """The reward that a config names."""
-    group_V = dataset.item_group_V
-    surroundings = Surroundings(
-        model=pretrained.requires_grad_(False),
-        group_N=None if group_V is None else torch.from_numpy(group_V).long(),
-        learnt=None if config.learnt_reward is None else LearntReward.load(Path(config.learnt_reward)),
-    )
-    return Reward(config.reward, surroundings)
+@dataclass(frozen=True)
+class Prepared:
+    """All that training needs, made of a config and the stage's inputs.
+
+    Attributes:
+        world: the world's artifact.
+        reward: the composed reward; `settings` has its definition and goes into policy.json.
+        popularity_N: the behaviour log's events per token id.
+    """
+
+    config: PolicyConfig
+    pretrained: Path
+    world: SavedWorld
+    dataset: TokenisedDataset
+    reward: Reward
+    settings: dict[str, Any]
+    popularity_N: Tensor
+
+    @classmethod
+    def of(cls, config: PolicyConfig, inputs: Mapping[str, Artifact]) -> "Prepared":
+        """Raises ConfigError or ArtifactError for inputs that cannot be used."""
+        pretrained, world = inputs["pretrain"].path / "model", SavedWorld.open(inputs["world"].path)
+        dataset, model = TokenisedDataset.load(inputs["features"].path), load_sequence_model(pretrained).eval()
+        group_V = dataset.item_group_V
+        surroundings = Surroundings(
+            model=model.requires_grad_(False),
+            group_N=None if group_V is None else torch.from_numpy(group_V).long(),
+            learnt=None if config.learnt_reward is None else LearntReward.load(Path(config.learnt_reward)),
+        )
+        reward = Reward(config.reward, surroundings)
+        meaning = "watch time" if world.kind == "interest_evolution" else "fitted reward given a click"
+        definition = reward.definition(gamma=config.training.gamma)
+        settings = {
+            "slate_size": world.environment(population="train").slate_size,
+            "max_len": model.config.max_len,
+            "domain": dataset.info["domain"],
+            "world": world.kind,
+            "reward": {**definition, "response": meaning, "learnt": fingerprint(config)},
+            "gamma": config.training.gamma,
+        }
+        popularity_N = torch.from_numpy(dataset.item_count_V).float()
+        return cls(config, pretrained, world, dataset, reward, settings, popularity_N)
+
+    def fresh(self) -> SlateAgent:
+        """The policy before training."""
+        model = load_sequence_model(self.pretrained).eval()
+        return SlateAgent(model, self.config.temperature, self.dataset.items, self.settings)
+
+    def train(
+        self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None
+    ) -> dict[str, list[list[float]]]:
+        """Trains the agent with the world's train users, as the stage does with this seed; returns the curves."""
+        environment = under(self.reward, self.world.environment(population="train"))
+        return train_policy(
+            agent, environment, self.config.training, seed=derive(seed, "policy"), scratch=scratch,
+            popularity_N=self.popularity_N, on_validation=on_validation,
+        )  # fmt: skip
 
 
 def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
@@ -66,36 +117,14 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
 
     The comparison plays users whom neither the fitting nor the training of the policy has met, on seeds of its own.
     """
-    pretrain, world = context.inputs["pretrain"], SavedWorld.open(context.inputs["world"].path)
-    dataset = TokenisedDataset.load(context.inputs["features"].path)
-    learning, judging = (world.environment(population=name) for name in ("train", "held_out"))
-    reward = composed(config, dataset, load_sequence_model(pretrain.path / "model").eval())
-    meaning = "watch time" if world.kind == "interest_evolution" else "fitted reward given a click"
-    definition = {**reward.definition(gamma=config.training.gamma), "response": meaning, "learnt": fingerprint(config)}
-    settings = {
-        "slate_size": learning.slate_size,
-        "max_len": load_sequence_model(pretrain.path / "model").config.max_len,
-        "domain": dataset.info["domain"],
-        "world": world.kind,
-        "reward": definition,
-        "gamma": config.training.gamma,
-    }
-
-    def fresh() -> SlateAgent:
-        model = load_sequence_model(pretrain.path / "model").eval()
-        return SlateAgent(model, config.temperature, dataset.items, settings)
-
-    agent = fresh()
-    popularity_N = torch.from_numpy(dataset.item_count_V).float()
-    curves = train_policy(
-        agent, under(reward, learning), config.training, seed=derive(context.seed, "policy"), scratch=context.scratch,
-        popularity_N=popularity_N,
-    )  # fmt: skip
+    prepared = Prepared.of(config, context.inputs)
+    judging, agent = prepared.world.environment(population="held_out"), prepared.fresh()
+    curves = prepared.train(agent, seed=context.seed, scratch=context.scratch)
     current().say("comparing policies on held-out users")
-    k, untrained = judging.slate_size, fresh()
+    k, untrained = judging.slate_size, prepared.fresh()
     policies = {
         "random": returns.uniform(tokens=judging.tokens, k=k),
-        "popularity": returns.static(popularity_N, k=k),
+        "popularity": returns.static(prepared.popularity_N, k=k),
         "untrained": returns.sampled(untrained, k=k),
         "pretrained_greedy": returns.greedy(untrained, k=k),
         "trained": returns.greedy(agent, k=k),
@@ -105,16 +134,16 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     seeds = returns.comparison_seeds(context.seed, config.evaluation_seeds)
     table = returns.compare(judging, policies, users=config.evaluation_users, seeds=seeds)
     both = {"returns": table}
-    if not reward.is_worlds_own:
-        judge = under(reward, judging)
+    if not prepared.reward.is_worlds_own:
+        judge = under(prepared.reward, judging)
         both["composed_returns"] = returns.compare(judge, policies, users=config.evaluation_users, seeds=seeds)
-    agent.save(context.out, titles=dataset.titles)
+    agent.save(context.out, titles=prepared.dataset.titles)
     (context.out / "curves.json").write_text(json.dumps(curves))
     for name, content in both.items():
         (context.out / f"{name}.json").write_text(json.dumps(content))
     return {
         **both,
-        "reward": definition,
+        "reward": prepared.settings["reward"],
         "best_validation_return": max(value for _, value in curves["validation_return"]),
         "training": asdict(config.training),
         "evaluation_users": config.evaluation_users,

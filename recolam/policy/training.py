@@ -27,7 +27,7 @@ from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, rest
 from recolam.sequence.distributed import Processes, process_group
 from recolam.sequence.model import SequenceModel
 
-__all__ = ["PolicyTrainingConfig", "train_policy"]
+__all__ = ["OnValidation", "PolicyTrainingConfig", "train_policy"]
 
 OnValidation = Callable[[int, float], None]
 
