@@ -1,4 +1,4 @@
-"""The policy stage on the tiny demo: what its reward leaves behind, its curves in MLflow, and the search of settings."""
+"""The policy stage on the tiny demo: what its reward leaves behind, its curves in MLflow, and the search."""
 
 import json
 from collections.abc import Callable
