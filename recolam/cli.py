@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 unexpected failure, 2 wrong input or setting, 3 missing or
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from recolam.contracts.artifact import Artifact, open_artifact
 from recolam.contracts.config import read_settings
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError, RecolamError
+from recolam.memory import keep_freed_memory
 from recolam.threads import wait_passively
 
 app = typer.Typer(
@@ -66,17 +68,21 @@ def run(
     print(pipeline.run_all(plan))
 
 
-def _stage_command(stage: str, text: str) -> None:
-    """Adds the command of one stage, with an option for each artifact that it reads."""
+InputsOption = Annotated[
+    list[str] | None, typer.Option("--input", "-i", help="NAME=PATH of a parent artifact; repeat for each.")
+]
+StageConfigOption = Annotated[Path | None, typer.Option("--config", help="JSON file of this stage's settings.")]
+
+
+def _stage_runner(stage: str) -> Callable[..., None]:
+    """The command of one stage."""
 
     def command(
-        inputs: Annotated[
-            list[str] | None, typer.Option("--input", "-i", help="NAME=PATH of a parent artifact; repeat for each.")
-        ] = None,
+        inputs: InputsOption = None,
         preset: PresetOption = Preset["quick"],
         home: HomeOption = None,
         seed: SeedOption = 0,
-        config: Annotated[Path | None, typer.Option("--config", help="JSON file of this stage's settings.")] = None,
+        config: StageConfigOption = None,
         data: DataOption = "demo",
         format: Annotated[str, typer.Option(help="The log's format (ingest only).")] = "auto",
     ) -> None:
@@ -90,14 +96,48 @@ def _stage_command(stage: str, text: str) -> None:
         artifact, _ = pipeline.execute(stage, settings, parents, home=plan.home, seed=seed)
         print(artifact.path)
 
+    return command
+
+
+def _world(
+    inputs: InputsOption = None,
+    preset: PresetOption = Preset["quick"],
+    home: HomeOption = None,
+    seed: SeedOption = 0,
+    config: StageConfigOption = None,
+    data: DataOption = "demo",
+    format: Annotated[str, typer.Option(help="The log's format (ingest only).")] = "auto",
+    show: Annotated[
+        str | None, typer.Option(help="Draw a user's session instead: a world's name (bored) or an artifact's path.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="With --show: random (default), greedy, or a policy artifact's path.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="With --show: slates at most; default 20.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --show: the SVG to write; default session.svg.")] = None,
+) -> None:
+    """The stage; or, with --show, a picture."""
+    options: dict[str, Any] = {"policy": policy, "steps": steps, "out": out}
+    asked = {name: value for name, value in options.items() if value is not None}
+    if show is None:
+        if asked:
+            raise ConfigError(f"--{next(iter(asked))} goes with --show")
+        return _stage_runner("world")(inputs, preset, home, seed, config, data, format)
+    from recolam.show import show_session  # torch takes seconds to import
+
+    print(show_session(show, seed=seed, overrides=_read_config(config), **asked))
+
+
+def _stage_command(stage: str, text: str, command: Callable[..., None] | None = None) -> None:
+    """Adds the command of one stage; by default one that runs it, with an option for each artifact that it reads."""
     needs = ", ".join(pipeline.STAGES[stage].inputs) or "no artifact"
-    app.command(stage, help=f"{text} Needs: {needs}. Prints the artifact's path.")(command)
+    app.command(stage, help=f"{text} Needs: {needs}. Prints the artifact's path.")(command or _stage_runner(stage))
 
 
 _stage_command("ingest", "Validate a log, quarantine bad rows, append to Delta tables.")
 _stage_command("features", "Split by time, build the vocabulary from train, tokenise.")
 _stage_command("pretrain", "Train the sequence transformer on the tokenised dataset.")
-_stage_command("world", "Fit simulated users to the logs and check their calibration.")
+_stage_command("world", "Fit simulated users to the logs and check their calibration; --show draws one.", _world)
 _stage_command("policy", "Train the slate policy by policy gradient in the world.")
 _stage_command("transfer", "Tune the policy for another domain (features: the target domain's).")
 _stage_command("evaluate", "Rank, estimate off-policy, and write the report.")
@@ -134,7 +174,8 @@ def recommend(
 def bench(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom or rollout.")
+        str,
+        typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom, rollout or inverse-rl."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
@@ -146,7 +187,7 @@ def bench(
     **simulate** (speed of simulated users): --users --items --topics --slate --steps --runs --story, --peers true or
     false (stock RecSim NG beside it, at three sizes), --repeats --home.
 
-    **parity** (is the simulated world stock RecSim NG's? Exit code 1 where it is not): --users --documents --topics
+    **parity** (are the simulated worlds stock RecSim NG's? Exit code 1 where it is not): --users --documents --topics
     --slate --seeds --replayed --home.
 
     **quality** (test NDCG@10 and HR@10 over training seeds, beside popularity and item-kNN): --data, --protocol loo or
@@ -165,6 +206,9 @@ def bench(
 
     **rollout** (speed of a policy's steps, keeping keys and values against reading whole histories again): --users
     --items --slate --steps --width --blocks --repeats --device.
+
+    **inverse-rl** (how much of a planted reward comes back from choices, and what policies earn that follow it):
+    --seeds --rows --iterations, --policies true or false (train policies on it, too).
     """
     from recolam import bench as benches  # torch takes seconds to import
 
@@ -258,6 +302,7 @@ def rollback(
 def main() -> None:
     """Entry point: named errors become one line and an exit code."""
     wait_passively()
+    keep_freed_memory()
     try:
         app(standalone_mode=False)
     except RecolamError as error:

@@ -18,7 +18,7 @@ MAX_LINES = 350
 
 # Each room may import the rooms of the rows above its own. Rooms of one row do not import each other but for LOADERS.
 ROWS = [
-    ["errors", "seeding", "progress", "threads"],
+    ["errors", "seeding", "progress", "threads", "memory"],
     ["intervals"],
     ["contracts", "presets"],
     ["tracking"],
@@ -27,7 +27,7 @@ ROWS = [
     ["sequence"],
     ["pretrain", "world", "policy", "transfer", "evaluate", "register"],
     ["pipeline"],
-    ["tune"],
+    ["tune", "show"],
     ["bench"],
     ["cli", "dags"],
     ["__main__"],

@@ -8,6 +8,7 @@ import torch
 
 from recolam.bench.boredom import BoredomBench, boredom
 from recolam.bench.grow import GrowBench, grow
+from recolam.bench.inverse_rl import InverseRLBench, inverse_rl
 from recolam.bench.objectives import ObjectivesBench, objectives
 from recolam.bench.parity import ParityBench, parity
 from recolam.bench.pretrain import PretrainBench, pretrain
@@ -26,6 +27,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "grow": (GrowBench, grow),
     "boredom": (BoredomBench, boredom),
     "rollout": (RolloutBench, rollout),
+    "inverse-rl": (InverseRLBench, inverse_rl),
 }
 NAMES = tuple(_BENCHES)
 

@@ -7,26 +7,29 @@ from typing import Any
 
 import torch
 
+from recolam.bench.timed_worlds import torch_threads
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Environment
 from recolam.progress import Progress
 from recolam.seeding import torch_generator
 from recolam.world.boredom import BORED_INFLUENCED, BoredomUsers
 from recolam.world.environment import SimulatedUsers
-from recolam.world.parity.dynamics import random_slates
 from recolam.world.sardine import SardineEnvironment
+from recolam.world.slates import random_slates
 
 _NAME = "SlateTopK-BoredInf"
 
 
 @dataclass(frozen=True)
 class BoredomBench:
-    """`users` sessions of ours, `their_users` of the package's; `steps` slates each, in `repeats` rounds."""
+    """`users` sessions of ours, on `own_threads` of torch's threads, and `their_users` of the package's; `steps` slates
+    each, in `repeats` rounds."""
 
     users: int = 1000
     their_users: int = 4
     steps: int = 100
     repeats: int = 3
+    own_threads: int = 1
 
 
 def boredom(config: BoredomBench) -> dict[str, Any]:
@@ -41,7 +44,11 @@ def boredom(config: BoredomBench) -> dict[str, Any]:
         "sardine-rec": (theirs, config.their_users),
     }
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
-    with torch.no_grad(), Progress("bench boredom", total=config.repeats) as progress:
+    with (
+        torch.inference_mode(),
+        torch_threads(config.own_threads),
+        Progress("bench boredom", total=config.repeats) as progress,
+    ):
         for seed in range(config.repeats):
             for name, (environment, users) in contestants.items():
                 speeds[name].append(users * config.steps / _seconds(environment, users, config.steps, seed))

@@ -1,11 +1,13 @@
-"""Is the torch world stock RecSim NG's? Interest evolution on both, compared in distribution and exactly.
+"""Are the torch worlds stock RecSim NG's? Interest evolution on both, compared in distribution and exactly.
 
-Stock runs in an environment of its own, in one process. Both sides get the same corpora, one for each seed.
+Stock runs in an environment of its own, in one process. All get the same corpora, one for each seed.
 """
 
+import itertools
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,18 @@ from recolam.world.parity.dynamics import (
     draw_documents,
     world_of,
 )
+from recolam.world.parity.environment import environment_world
+from recolam.world.parity.story import story_world
 
 MARKS = (1, 10, 50)
 STEP_TOLERANCE = 2e-5  # the squash multiplies the rounding of a sigmoid near 1/2, 6e-8, by 40
 SESSION_TOLERANCE = 1e-3  # bad documents repel, so an error of rounding can grow by a tenth a step
 SCRIPT = "run_recsim_ng.py"
-WORLD = world_of(STOCK_DYNAMICS)
+WORLDS = {
+    "functions": world_of(STOCK_DYNAMICS),  # of recolam.world.interest_evolution
+    "environment": environment_world(),  # what policies learn in: SimulatedUsers
+    "story": story_world(),  # the port, recolam.world.stories.interest_evolution
+}
 """What is compared with stock."""
 
 
@@ -65,10 +73,10 @@ def parity(config: ParityBench) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         found = ask_stock(config, Path(folder), python=python)
         asked = time.perf_counter()
-        judged = judge(config, Path(folder), world=WORLD)
+        judged = judge(config, Path(folder), WORLDS)
     say(judged.as_markdown())
     seconds = {"environment": made - begin, "stock": asked - made, "ours and tests": time.perf_counter() - asked}
-    return {**judged.as_json(), "seconds": seconds, "stock": found}
+    return {**judged.as_json(), "worlds": list(WORLDS), "seconds": seconds, "stock": found}
 
 
 def ask_stock(config: ParityBench, folder: Path, *, python: Path) -> dict[str, Any]:
@@ -81,21 +89,23 @@ def ask_stock(config: ParityBench, folder: Path, *, python: Path) -> dict[str, A
     return run_script(SCRIPT, python=python, task=folder / "task", out=folder / "out", what="stock RecSim NG")
 
 
-def judge(config: ParityBench, folder: Path, *, world: World) -> Verdict:
-    """Compares this world with what stock answered in `folder`."""
+def judge(config: ParityBench, folder: Path, worlds: Mapping[str, World]) -> Verdict:
+    """Compares these worlds, and a corpus of `draw_documents`, with what stock answered in `folder`: one family of
+    tests."""
     task, out = folder / "task", folder / "out"
-    tested = []
-    for recommender in RECOMMENDERS:
-        for seed in range(config.seeds):
+    drawn = draw_documents(documents=_corpus_size(config), topics=config.topics, seed=config.seeds)
+    tested = compare_documents(drawn, Documents(**_read(out, Documents)))
+    exact: list[Exact] = []
+    for name, world in worlds.items():
+        for recommender, seed in itertools.product(RECOMMENDERS, range(config.seeds)):
             ours = world.simulate(
                 _corpus(task / f"corpus-{seed}.npz"), users=config.users, slate=config.slate, marks=MARKS,
                 recommender=recommender, seed=seed,
             )  # fmt: skip
             theirs = Sessions(**_read(out / f"{recommender}-{seed}", Sessions))
-            tested += compare_sessions(ours, theirs, marks=MARKS, where=f"{recommender}, seed {seed}")
-    drawn = draw_documents(documents=_corpus_size(config), topics=config.topics, seed=config.seeds)
-    tested += compare_documents(drawn, Documents(**_read(out, Documents)))
-    return verdict(tested, _replays(task, out / "exact", world))
+            tested += compare_sessions(ours, theirs, marks=MARKS, where=f"{name}, {recommender}, seed {seed}")
+        exact += _replays(task, out / "exact", world, name)
+    return verdict(tested, exact)
 
 
 def write_task(folder: Path, config: ParityBench) -> None:
@@ -129,19 +139,19 @@ def _corpus_size(config: ParityBench) -> int:
     return 5 * config.users
 
 
-def _replays(task: Path, stock: Path, world: World) -> list[Exact]:
+def _replays(task: Path, stock: Path, world: World, name: str) -> list[Exact]:
     """Each step from stock's own interest before it, and whole sessions."""
     corpus = _corpus(task / "corpus-0.npz")
     with np.load(task / "fed.npz") as arrays:
         fed: dict[str, NDArray[Any]] = dict(arrays)
     whole = world.replay(corpus, **fed)
-    theirs = {name: np.load(stock / f"{name}.npy") for name in whole}
+    theirs = {array: np.load(stock / f"{array}.npy") for array in whole}
     before_TUZ = np.concatenate([fed["interest_UZ"][None], theirs["interest_TUZ"][:-1]])
-    single = world.replay(corpus, **fed, before_TUZ=before_TUZ)
     noise_TUC = fed["noise_TUC"]
+    single = world.replay_steps(corpus, before_TUZ=before_TUZ, slate_TUK=fed["slate_TUK"], noise_TUC=noise_TUC)
     return [
-        *compare_replays(single, theirs, noise_TUC=noise_TUC, tolerance=STEP_TOLERANCE, where="one step"),
-        *compare_replays(whole, theirs, noise_TUC=noise_TUC, tolerance=SESSION_TOLERANCE, where="sessions"),
+        *compare_replays(single, theirs, noise_TUC=noise_TUC, tolerance=STEP_TOLERANCE, where=f"{name}, one step"),
+        *compare_replays(whole, theirs, noise_TUC=noise_TUC, tolerance=SESSION_TOLERANCE, where=f"{name}, sessions"),
     ]
 
 

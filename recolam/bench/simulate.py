@@ -1,4 +1,4 @@
-"""Steps of simulated users a second: recolam's alone, or in turn with stock RecSim NG on the same corpora."""
+"""Steps of simulated users a second: recolam's alone, on a GPU, or in turn with stock RecSim NG on the same corpora."""
 
 import json
 import statistics
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from recolam.bench.peers import RECSIM_NG, peer_python, run_script
-from recolam.bench.stories import STORIES, timed_runs
+from recolam.bench.resident import resident
+from recolam.bench.timed_worlds import STORIES, timed_runs, torch_threads
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError
 from recolam.progress import Progress
 from recolam.seeding import torch_generator
-from recolam.world.parity.dynamics import draw_documents, random_slates
+from recolam.world.parity.dynamics import draw_documents
+from recolam.world.slates import random_slates
 
 SIZES = ((1_000, 100), (10_000, 100), (1_000, 1_000))
 """Users and documents that are timed beside stock."""
@@ -28,8 +30,8 @@ TIMED = {
     "both": "one run = new users and `steps` slates with their answers, in a process that runs nothing else; the first "
     "run, which compiles, is left out; median over the runs of all rounds. random: slates of distinct documents are "
     "drawn at each step, inside the clock; fed: read from a table made beforehand",
-    "recolam": "eager torch. story `world`: the environment, with history, budget, the state's network and the checks "
-    "of slates; story `functions`: the dynamics alone",
+    "recolam": "eager torch in inference mode, on `own_threads` threads. story `world`: the environment, with history, "
+    "budget, the state's network and the checks of slates; story `functions`: the dynamics alone",
     "stock": "TFRuntime.execute in graph mode of recs_story with stock's users, static corpus and metrics; random "
     "slates by stock's IteratedMultinomialLogitChoiceModel over equal scores",
 }
@@ -41,6 +43,8 @@ class SimulateBench:
 
     `peers` runs stock RecSim NG beside it, at `SIZES` instead of `users` and `items`, in `repeats` rounds of `runs`
     timed runs a process. `story` is one of `STORIES`; `home` is the root whose runs/peers/ holds stock's environment.
+    `own_threads` are recolam's, stock has those of torch in this process (`threads`).
+    `device` cuda keeps the world on the GPU, with slates drawn there and a step as one CUDA graph.
     """
 
     users: int = 1000
@@ -51,7 +55,9 @@ class SimulateBench:
     peers: bool = False
     story: str = "world"
     repeats: int = 3
-    runs: int = 3
+    runs: int = 10
+    own_threads: int = 1
+    device: str = "cpu"
     home: str = ""
 
 
@@ -59,20 +65,26 @@ def simulate(config: SimulateBench) -> dict[str, Any]:
     """User-steps a second for each size and source of slates; nobody leaves.
 
     Raises:
-        ConfigError: slates larger than the corpus, an unknown story, or stock's environment or process fails.
+        ConfigError: slates larger than the corpus, an unknown story, a GPU that is not there or beside peers, or
+            stock's environment or process fails.
     """
     sizes = SIZES if config.peers else ((config.users, config.items),)
     if config.slate > min(documents for _, documents in sizes):
         raise ConfigError(f"slates of {config.slate} out of {config.items} items")
     if config.story not in STORIES:
         raise ConfigError(f"story {config.story!r} is not one of {', '.join(STORIES)}")
+    if config.device != "cpu":
+        if config.peers:
+            raise ConfigError("stock RecSim NG is timed on the CPU: --peers true goes with --device cpu")
+        return resident(asdict(config), device=config.device)
     with tempfile.TemporaryDirectory() as folder:
         write_task(Path(folder) / "task", config, sizes)
         if config.peers:
             stock = peer_python(RECSIM_NG, Home.at(config.home or None))
             found = race({"recolam": Path(sys.executable), "stock": stock}, Path(folder), repeats=config.repeats)
         else:
-            found = {"recolam": [timed_runs(Path(folder) / "task")]}
+            with torch_threads(config.own_threads):
+                found = {"recolam": [timed_runs(Path(folder) / "task")]}
     table = compare(found, steps=config.steps, users={name_of(*size): size[0] for size in sizes})
     if not config.peers:
         only = next(iter(table.values()))
@@ -100,9 +112,9 @@ def write_task(folder: Path, config: SimulateBench, sizes: Sequence[tuple[int, i
         np.savez(folder / f"slates-{name_of(users, documents)}.npz", slate_TUK=torch.stack(slates).numpy())
     named = [{"name": name_of(*size), "users": size[0], "documents": size[1]} for size in sizes]
     settings = {
-        "what": ["speed"], "threads": torch.get_num_threads(), "story": config.story, "sizes": named,
-        "slates": list(SLATES), "topics": config.topics, "slate": config.slate, "steps": config.steps,
-        "runs": config.runs,
+        "what": ["speed"], "threads": torch.get_num_threads(), "own_threads": config.own_threads,
+        "story": config.story, "sizes": named, "slates": list(SLATES), "topics": config.topics,
+        "slate": config.slate, "steps": config.steps, "runs": config.runs,
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
 

@@ -17,7 +17,8 @@ def from_mapping(cls: type[Config], values: Mapping[str, Any], *, where: str) ->
     """Builds `cls` from JSON-like values.
 
     Raises:
-        ConfigError: an unknown or missing key, or a value whose type is not the field's; `where` names the source.
+        ConfigError: an unknown or missing key, a value whose type is not the field's, or one that the config itself
+            refuses; `where` names the source.
     """
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -28,7 +29,12 @@ def from_mapping(cls: type[Config], values: Mapping[str, Any], *, where: str) ->
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: {name!r} is missing")
     converted = {key: _convert(value, hints[key], where=f"{where}.{key}") for key, value in values.items()}
-    return cls(**converted)
+    try:
+        return cls(**converted)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

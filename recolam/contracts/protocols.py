@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Environment(Protocol):
 class SlatePolicy(Protocol):
     """A distribution over ordered slates of K distinct items."""
 
-    def slates(self, observation: Observation, *, k: int, generator: "object | None") -> "Tensor":
+    def slates(self, observation: Observation, *, k: int, generator: "Generator | None") -> "Tensor":
         """Token ids [B, K], best first; sampled with a generator, greedy without."""
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.seeding import torch_generator
 from recolam.world.runtime import TensorSpec, Value
+from recolam.world.slates import random_slates
 from recolam.world.story import appended, common_initial, common_next, common_spec
 
 _USER_TOPICS, _ITEM_TOPICS = (3, 4, 5), (2, 3)
@@ -121,11 +122,11 @@ class BoredomUsers:
             "is_bored": torch.zeros_like(taste_BZ, dtype=torch.bool),
             "bored_steps": torch.full_like(taste_BZ, config.window, dtype=torch.int64),
         }
-        noise_BN = torch.rand(users, self.tokens - FIRST_ITEM, generator=generator, device=generator.device)
-        slate_BK = noise_BN.topk(self.slate_size, dim=1).indices.to(device) + FIRST_ITEM
+        items = self.tokens - FIRST_ITEM
+        slate_BK = random_slates(users, documents=items, slate=self.slate_size, generator=generator) + FIRST_ITEM
         state = Value(**start)
-        first = Value(**self.respond(state, slate_BK, generator))
-        following = self.next_state(state, slate_BK, first, generator)
+        first = Value(**self.respond(state, slate_BK.to(device), generator))
+        following = self.next_state(state, slate_BK.to(device), first, generator)
         return {**following, "step": start["step"], "clicked_step": following["clicked_step"] - 1}
 
     def respond(
@@ -142,7 +143,7 @@ class BoredomUsers:
     def click_probability(self, state: Value, slate_BK: Tensor) -> Tensor:
         """Probability of a click at every position, float [B, K]."""
         config = self.config
-        score_BK = torch.einsum("bz,bkz->bk", self.present_taste(state), self.feature_NZ[slate_BK]) / self._longest
+        score_BK = torch.einsum("bz,bkz->bk", self.present_taste(state), self._features(slate_BK)) / self._longest
         relevance_BK = torch.sigmoid(config.slope * (score_BK - config.offset))
         if config.crowding_penalty != 1.0:
             most_B1 = self._topic_counts(self.topic_N[slate_BK]).amax(dim=1, keepdim=True)
@@ -193,6 +194,10 @@ class BoredomUsers:
         count_BZ = self._topic_counts(topic_BR, is_recent_BR)
         return is_bored_BZ | (count_BZ >= config.threshold), left_BZ
 
+    def _features(self, slate_BK: Tensor) -> Tensor:
+        """Features of what is shown, float [B, K, Z]; `index_select` copies rows far faster than indexing does."""
+        return self.feature_NZ.index_select(0, slate_BK.reshape(-1)).view(*slate_BK.shape, -1)
+
     def _topic_counts(self, topic_BJ: Tensor, is_counted_BJ: Tensor | None = None) -> Tensor:
         one_BJ = torch.ones_like(topic_BJ) if is_counted_BJ is None else is_counted_BJ.long()
         return topic_BJ.new_zeros(len(topic_BJ), self.config.topics).scatter_add_(1, topic_BJ, one_BJ)
@@ -201,7 +206,7 @@ class BoredomUsers:
         if self.config.omega == 1.0:
             return taste_BZ
         weight_BK = is_clicked_BK.float() / is_clicked_BK.sum(dim=1, keepdim=True).clamp(min=1)
-        mean_BZ = torch.einsum("bk,bkz->bz", weight_BK, self.feature_NZ[slate_BK])
+        mean_BZ = torch.einsum("bk,bkz->bz", weight_BK, self._features(slate_BK))
         if self.config.is_scalar_influence:
             mean_BZ = mean_BZ.mean(dim=1, keepdim=True).expand_as(mean_BZ)
         moved_BZ = self.config.omega * taste_BZ + (1 - self.config.omega) * mean_BZ
@@ -210,7 +215,8 @@ class BoredomUsers:
 
 
 def _some_topics(count_B: Tensor, topics: int, generator: torch.Generator) -> Tensor:
-    """Unit vectors float [B, Z] with `count_B` amounts, uniform before scaling, at places drawn without repetition."""
+    """Unit vectors float [B, Z] over `count_B` topics each, which are drawn without repetition; amounts are uniform on
+    [0, 1) before they are scaled. So sardine-rec 1.0.8 draws both items and, given their number of topics, users."""
     device = generator.device
     order_BZ = torch.rand(len(count_B), topics, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
     amount_BZ = torch.rand(len(count_B), topics, generator=generator, device=device)

@@ -21,8 +21,9 @@ from recolam.contracts.stage import StageContext
 from recolam.progress import Progress
 from recolam.seeding import derive, numpy_generator, torch_generator
 from recolam.sequence import plackett_luce
+from recolam.world.documents import draw_corpus
 from recolam.world.environment import SimulatedUsers
-from recolam.world.interest_evolution import Corpus, InterestEvolutionConfig, InterestEvolutionUsers, StartStates
+from recolam.world.interest_evolution import InterestEvolutionConfig, InterestEvolutionUsers, StartStates
 
 DOMAINS = ("video", "music")
 _FIRST_DAY = 1_735_689_600  # 2025-01-01 UTC
@@ -86,7 +87,7 @@ class _Simulated:
 
 
 def _simulate(config: DemoConfig, domain: str, *, users: int, items: int, seed: int) -> _Simulated:
-    corpus, topic_N = _corpus(config, items, seed)
+    corpus, topic_N = draw_corpus(items, topics=len(_WORDS), seed=seed, feature_deviation=config.feature_noise)
     generator = torch_generator(seed, "people")
     interest_UZ = torch.randn(users, corpus.feature_NZ.shape[1], generator=generator)
     picture_UZ = interest_UZ + config.picture_noise * torch.randn(interest_UZ.shape, generator=generator)
@@ -123,19 +124,6 @@ def _simulate(config: DemoConfig, domain: str, *, users: int, items: int, seed: 
         "items": _item_rows(domain, item_ids, topic_N[FIRST_ITEM:], seed),
     }
     return _Simulated(tables, truth, item_ids, user_ids)
-
-
-def _corpus(config: DemoConfig, items: int, seed: int) -> tuple[Corpus, Tensor]:
-    """RecSim NG's corpus: 70 % of topics trashy, the rest nutritious; features scatter around the topic."""
-    topics = len(_WORDS)
-    generator = torch_generator(seed, "corpus")
-    trashy = int(0.7 * topics)
-    topic_quality_Z = torch.cat([torch.linspace(-1, 0, trashy), torch.linspace(0, 1, topics - trashy)])
-    topic_N = torch.randint(topics, (FIRST_ITEM + items,), generator=generator)
-    noise_NZ = torch.randn(len(topic_N), topics, generator=generator)
-    feature_NZ = torch.nn.functional.one_hot(topic_N, topics).float() + config.feature_noise * noise_NZ
-    quality_N = topic_quality_Z[topic_N] + 0.1 * torch.randn(len(topic_N), generator=generator)
-    return Corpus(feature_NZ, quality_N, torch.full((len(topic_N),), 2.0)), topic_N
 
 
 def _session_starts(users: int, sessions: int, seed: int) -> np.ndarray:

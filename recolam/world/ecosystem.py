@@ -1,9 +1,13 @@
 """An ecosystem of content providers, who leave when they are not served.
 
-After Mladenov et al. 2020, "Optimizing long-term social welfare in recommender systems: a constrained matching
-approach" (https://arxiv.org/abs/2008.00104), where a provider stays only as long as its engagement reaches a threshold,
-and the ecosystem application of RecSim NG (Mladenov et al. 2021, https://arxiv.org/abs/2103.08057). For a user's taste
-u, an item's features f_i and its provider p(i), in a market of G users:
+The question is that of Mladenov et al. 2020, "Optimizing long-term social welfare in recommender systems: a constrained
+matching approach" (https://arxiv.org/abs/2008.00104): providers who do not get a certain engagement do not stay, and
+who always shows each user the best provider loses welfare in the long run. Utilities, 2 less the distance from the
+taste, are those of the ecosystem application of RecSim NG 0.1.2, where providers never leave: there documents are drawn
+anew at each step, of a provider with probability proportional to (1 + clicks, discounted by 0.96 a step)^2, and users
+always choose (`recolam.world.blocks.corpora.ViableCorpus` is that corpus). The equation of viability below, its cost
+and its memory, and the choice of nothing are this project's. For a user's taste u, an item's features f_i and its
+provider p(i), in a market of G users:
 
     utility_i     = offset + u . f_i                    ("dot")      or      offset - ||u - f_i||_2      ("distance")
     P(choice = k) = exp(sensitivity utility_k) / (exp(no_click) + sum_j exp(sensitivity utility_j))

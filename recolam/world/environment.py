@@ -3,18 +3,36 @@
 Shape legend: B users, K slate positions.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
-from recolam.contracts.protocols import Observation, StepResult
+from recolam.contracts.protocols import Environment, Observation, StepResult
 from recolam.seeding import derive
 from recolam.world.runtime import NetworkValue, TorchRuntime, Value, select_rows
+from recolam.world.slates import are_distinct, are_items
 from recolam.world.story import RESPONSE, STATE, UserModel, build_network
+
+_OBSERVED = ("history", "role_history", "length", "is_active")
+
+
+class World(Environment, Protocol):
+    """What `SimulatedUsers` have in common with the environments of other packages."""
+
+    horizon: int
+
+    @property
+    def full_state(self) -> dict[str, Tensor]:
+        """The true user state as numbers, float [B, F] a field, for those who may see all."""
+
+    def reset_rows(self, is_reset_B: Tensor) -> Observation:
+        """Starts new sessions where `is_reset_B` is True; the others go on."""
 
 
 class SimulatedUsers:
-    """`recolam.contracts.protocols.Environment` over any user model.
+    """A `World` of any user model.
 
     Args:
         users: the user model.
@@ -41,11 +59,32 @@ class SimulatedUsers:
         """The true user state: for privileged baselines and tests, not for policies."""
         return self._current()[STATE]
 
+    @property
+    def full_state(self) -> dict[str, Tensor]:
+        """The state but for its tokens and for who is still there, which are observed anyhow; float [B, F] a field."""
+        fields = {name: field for name, field in self.state.as_dict.items() if name not in _OBSERVED}
+        return {name: field.float().reshape(len(field), -1) for name, field in fields.items()}
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there are sessions: after the first `reset`."""
+        return self._value is not None
+
+    @property
+    def generator(self) -> torch.Generator:
+        """What the sessions that are under way draw from."""
+        self._current()
+        return self._generator
+
     def reset(self, *, users: int, seed: int) -> Observation:
-        self._generator = torch.Generator(device=self._device).manual_seed(derive(seed, "environment"))
-        network = build_network(self.users, self._slate_shown, batch=users, generator=self._generator)
-        self._runtime = TorchRuntime(network)
+        self._begin(users, torch.Generator(device=self._device).manual_seed(derive(seed, "environment")))
         self._value = self._runtime.execute(0)
+        return self._observe()
+
+    def resume(self, state: Value, generator: torch.Generator) -> Observation:
+        """Goes on with sessions in this state, which draw from this generator."""
+        self._begin(len(state.get("length")), generator)
+        self._value = {STATE: state}
         return self._observe()
 
     def reset_rows(self, is_reset_B: Tensor) -> Observation:
@@ -62,7 +101,11 @@ class SimulatedUsers:
         return self._observe()
 
     def step(self, slate_BK: Tensor) -> StepResult:
-        """Raises ValueError for slates of another shape, with repeated items or with tokens that are no items."""
+        """Raises ValueError for slates of another shape, with repeated items or with tokens that are no items.
+
+        On a GPU the items are checked there, without waiting for the answer: bad ones end the process's use of the
+        device with torch's RuntimeError, at this call or a later one.
+        """
         self._check(slate_BK)
         was_active_B = self.state.get("is_active")
         self._shown_BK = slate_BK
@@ -77,6 +120,10 @@ class SimulatedUsers:
             terminated_B=was_active_B & ~is_active_B,
             truncated_B=is_active_B & (state.get("step") >= self.horizon),
         )
+
+    def _begin(self, users: int, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._runtime = TorchRuntime(build_network(self.users, self._slate_shown, batch=users, generator=generator))
 
     def _slate_shown(self, state: Value) -> Tensor:
         if self._shown_BK is None:
@@ -96,8 +143,10 @@ class SimulatedUsers:
         expected = (len(self.state.get("length")), self.slate_size)
         if tuple(slate_BK.shape) != expected or slate_BK.dtype != torch.int64:
             raise ValueError(f"slates of shape {tuple(slate_BK.shape)}, {slate_BK.dtype}; expected {expected}, int64")
-        if int(slate_BK.min()) < FIRST_ITEM or int(slate_BK.max()) >= self.tokens:
+        is_known, is_distinct = are_items(slate_BK, tokens=self.tokens), are_distinct(slate_BK)
+        if slate_BK.device.type != "cpu":  # reading them would wait for the device
+            torch._assert_async(is_known & is_distinct, "a slate shows an item twice or a token that is no item")
+        elif not is_known:
             raise ValueError(f"slates name tokens outside the items {FIRST_ITEM} to {self.tokens - 1}")
-        is_equal_BKK = slate_BK[:, :, None] == slate_BK[:, None]  # faster than sorting rows this short
-        if int(is_equal_BKK.sum()) > slate_BK.numel():
+        elif not is_distinct:
             raise ValueError("a slate shows an item twice")

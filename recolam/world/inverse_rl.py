@@ -21,11 +21,16 @@ What choices cannot tell, whatever their number (Cao, Cohen & Szpruch 2021, http
 - discount, transitions, and the slates that users foresee: they are given, not learnt; wrong ones bend the reward.
 - items that are never shown together, nor by a chain of slates, in states of equal features.
 
+What a reward is worth in states unlike those of the log hangs on the ridge. It bends the steep weights that the truth
+has there, which validation rows, all of seen states, hardly notice: on choc and kale with exposures below -1 unseen,
+ridges of 0.1 and 1 differ by 0.15 nats over 3,000 rows, their Spearman correlations with the truth by 0.1. So the least
+ridge wins that validation cannot tell from the best: whose loss exceeds the best by at most one standard error.
+
 Shape legend: S states, N items, A actions, R rows, K slate, C choices (slate and none), D state features, E = 1 + D,
 F item features, X = E F weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +56,8 @@ class FittedReward:
     Attributes:
         standard_error_EF: of the weights, from the inverse of the Fisher information plus ridge; along directions that
             choices cannot tell they are the prior's.
-        validation_loss: {ridge: mean negative log-likelihood of the validation rows}; `ridge` is the best.
+        validation_loss: {ridge: mean negative log-likelihood of the validation rows}.
+        ridge: the least whose loss is within one standard error of the best.
     """
 
     reward: LearntReward
@@ -69,10 +75,11 @@ def learn_reward(
     item_NF: Tensor,
     ridges: Sequence[float] = RIDGES,
 ) -> FittedReward:
-    """Exact maximum-entropy IRL in a finite world; the ridge is the one of best validation likelihood.
+    """Exact maximum-entropy IRL in a finite world.
 
     Args:
-        train, validation: logged choices; states are rows of `state_SD`, items rows of `item_NF`.
+        train, validation: logged choices; states are rows of `state_SD`, items rows of `item_NF`. The validation rows
+            choose among the ridges.
         state_SD, item_NF: features, best of unit size; a constant column of `item_NF` sets items apart from none.
 
     Raises:
@@ -139,7 +146,7 @@ def plan_of(reward_SN: Tensor, world: SlateWorld) -> SoftPlan:
 
 def choice_log_likelihood(q_SA: Tensor, choices: SlateChoices, *, has_none: bool) -> Tensor:
     """Mean log-probability of the choices under these scores."""
-    return -_loss(_shown(q_SA, choices, has_none), choices)
+    return -_losses(_shown(q_SA, choices, has_none), choices).mean()
 
 
 def _shown(table_SA: Tensor, rows: SlateChoices, has_none: bool) -> Tensor:
@@ -154,9 +161,10 @@ def _corrected(score_RK: Tensor, rows: SlateChoices) -> Tensor:
     return score_RK if rows.log_shown_RK is None else score_RK - rows.log_shown_RK
 
 
-def _loss(score_RC: Tensor, rows: SlateChoices) -> Tensor:
+def _losses(score_RC: Tensor, rows: SlateChoices) -> Tensor:
+    """Negative log-likelihood of each row, [R]."""
     column_R = rows.choice_R.where(rows.choice_R >= 0, score_RC.shape[1] - 1)  # none is the last
-    return -torch.log_softmax(score_RC, dim=1).gather(1, column_R[:, None]).mean()
+    return -torch.log_softmax(score_RC, dim=1).gather(1, column_R[:, None])[:, 0]
 
 
 def _fit(
@@ -174,13 +182,20 @@ def _fit(
         raise ValueError(f"ridges are {tuple(ridges)}; expected positive numbers")
     weight_EF = torch.zeros(state_SE.shape[1], item_NF.shape[1], dtype=torch.float64, device=state_SE.device)
     found: dict[float, Tensor] = {}
-    losses: dict[float, float] = {}
+    losses: dict[float, Tensor] = {}
     for ridge in sorted(ridges, reverse=True):  # from stiff to loose, each from the last's optimum
         weight_EF = _maximise(scores, train, weight_EF, ridge)
         with torch.no_grad():
-            found[ridge], losses[ridge] = weight_EF, float(_loss(scores(weight_EF, validation), validation))
-    best = min(losses, key=lambda ridge: losses[ridge])
-    return found[best], best, losses
+            found[ridge], losses[ridge] = weight_EF, _losses(scores(weight_EF, validation), validation)
+    chosen = _least_within_error(losses)
+    return found[chosen], chosen, {ridge: float(loss_R.mean()) for ridge, loss_R in losses.items()}
+
+
+def _least_within_error(losses: Mapping[float, Tensor]) -> float:
+    """The least ridge that beats the best one, or loses to it by at most one standard error of their difference."""
+    best_R = min(losses.values(), key=lambda loss_R: float(loss_R.mean()))
+    excess = {ridge: loss_R - best_R for ridge, loss_R in losses.items()}
+    return min(ridge for ridge, e_R in excess.items() if e_R.mean() <= e_R.std(correction=0) / len(e_R) ** 0.5)
 
 
 def _maximise(scores: Scores, rows: SlateChoices, start_EF: Tensor, ridge: float) -> Tensor:
@@ -191,7 +206,7 @@ def _maximise(scores: Scores, rows: SlateChoices, start_EF: Tensor, ridge: float
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = _loss(scores(weight_EF, rows), rows) + ridge / (2 * len(rows)) * weight_EF.square().sum()
+        value = _losses(scores(weight_EF, rows), rows).mean() + ridge / (2 * len(rows)) * weight_EF.square().sum()
         value.backward()
         return value
 

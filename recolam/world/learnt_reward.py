@@ -1,12 +1,14 @@
-"""The reward `learnt`: what `recolam.world.inverse_rl` found, as a function of state features and item, and on disk.
+"""The reward `learnt`: what `recolam.world.inverse_rl` found, as a function of state features and item, on disk, and in
+place of the reward of any users.
 
     r(s, i) = [1, x_s] W f_i          x state features, f item features; choosing none earns 0
 
-Shape legend: B states, K items, N items, D state features, E = 1 + D, F item features.
+Shape legend: B states or users, K items, N items or token ids, D state features, E = 1 + D, F item features.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.files import canonical_digest, sha256_file, write_json
 from recolam.errors import ArtifactError
+from recolam.world.assortment import best_logit_slate
+from recolam.world.runtime import TensorSpec, Value
+from recolam.world.story import UserModel
 
 NAME = "learnt"
 _FORMAT = 1
@@ -58,6 +64,10 @@ class LearntReward:
     def catalogue(self, state_BD: Tensor) -> Tensor:
         """Reward of every item, float [B, N]. Raises ValueError as the call does."""
         return self._pull(state_BD) @ self.item_NF.T
+
+    def by_token(self) -> "LearntReward":
+        """The same reward where item i is token i + FIRST_ITEM, as it is in environments."""
+        return replace(self, item_NF=torch.nn.functional.pad(self.item_NF, (0, 0, FIRST_ITEM, 0)))
 
     def save(self, folder: Path) -> None:
         """Writes `learnt_reward.safetensors`, then `learnt_reward.json` with its checksum. No pickle."""
@@ -118,3 +128,54 @@ class LearntReward:
 def with_one(state_BD: Tensor) -> Tensor:
     """[1, x], float [B, E]."""
     return torch.nn.functional.pad(state_BD, (1, 0), value=1.0)
+
+
+class RewardedUsers:
+    """A `UserModel` whose reward is a learnt one: users begin, choose, leave and change as those it is made of.
+
+    The reward of a step is the sum over what was clicked, in the state before the step.
+
+    Args:
+        users: whose reward is replaced.
+        reward: its items are token ids (`LearntReward.by_token`).
+        features: state of `users` -> what the reward was learnt on, float [B, D].
+
+    Raises:
+        ValueError: a reward of another number of token ids than the users'.
+    """
+
+    def __init__(self, users: UserModel, reward: LearntReward, *, features: Callable[[Value], Tensor]) -> None:
+        if len(reward.item_NF) != users.tokens:
+            raise ValueError(f"a reward of {len(reward.item_NF)} token ids for users of {users.tokens}")
+        self.users, self.reward, self.features = users, reward, features
+        self.slate_size, self.tokens = users.slate_size, users.tokens
+
+    def state_spec(self) -> Mapping[str, TensorSpec]:
+        return self.users.state_spec()
+
+    def initial_state(self, generator: torch.Generator, users: int) -> Mapping[str, Tensor]:
+        return self.users.initial_state(generator, users)
+
+    def respond(
+        self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
+        answer = dict(self.users.respond(state, slate_BK, generator, is_available_BK=is_available_BK))
+        is_clicked_BK = answer.get("is_clicked")
+        if is_clicked_BK is None:
+            is_clicked_BK = answer["choice"][:, None] == torch.arange(self.slate_size, device=slate_BK.device)
+        earned_BK = self.reward(self.features(state), slate_BK).where(is_clicked_BK, 0.0)
+        return answer | {"reward": earned_BK.sum(dim=1).to(answer["reward"].dtype)}
+
+    def next_state(
+        self, state: Value, slate_BK: Tensor, response: Value, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        return self.users.next_state(state, slate_BK, response, generator)
+
+    def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
+        """The best slate for users who choose one item by this reward alone, or none: exact at discount 0."""
+        reward_BN = self.reward.catalogue(self.features(state)).float()
+        weight_BN = reward_BN.exp().scatter(1, state.get("history"), 0.0)
+        if is_available_BN is not None:
+            weight_BN = weight_BN * is_available_BN
+        best_BK = best_logit_slate(weight_BN[:, FIRST_ITEM:], reward_BN[:, FIRST_ITEM:], k=self.slate_size)
+        return best_BK + FIRST_ITEM

@@ -21,6 +21,19 @@ Recommender = Callable[[Value], Tensor]
 """user state -> slate int64 [B, K]."""
 
 
+class Choose(Protocol):
+    """How one item of a slate is chosen, or none: `sample_choice`, or what a comparison puts in its place."""
+
+    def __call__(
+        self,
+        utility_BK: Tensor,
+        no_click_B: Tensor,
+        generator: torch.Generator,
+        *,
+        is_available_BK: Tensor | None = None,
+    ) -> Tensor: ...
+
+
 class UserModel(Protocol):
     """Users, side by side. Fields of the state common to all: history, length, step, is_active."""
 
@@ -149,7 +162,7 @@ def common_next(state: Value, item_BJ: Tensor, is_clicked_BJ: Tensor, response: 
     return {
         "history": history_BT,
         "length": length_B,
-        "step": state.get("step") + is_active_B.long(),
+        "step": state.get("step") + is_active_B,
         "is_active": is_active_B & ~response.get("is_leaving"),
     }
 
@@ -160,15 +173,19 @@ def appended(row_BT: Tensor, length_B: Tensor, new_BJ: Tensor, is_new_BJ: Tensor
     Returns:
         int64 [B, T] and the new lengths.
     """
-    capacity, most = row_BT.shape[1], row_BT.shape[1] + new_BJ.shape[1]
-    place_BJ = (length_B[:, None] + is_new_BJ.cumsum(dim=1) - 1).where(
-        is_new_BJ, most
-    )  # the last column is thrown away
-    wide_BT = torch.nn.functional.pad(row_BT, (0, new_BJ.shape[1] + 1)).scatter_(1, place_BJ, new_BJ)
-    total_B = length_B + is_new_BJ.sum(dim=1)
-    dropped_B = (total_B - capacity).clamp(min=0)
-    place_BT = torch.arange(capacity, device=row_BT.device) + dropped_B[:, None]
-    return wide_BT.gather(1, place_BT), total_B - dropped_B
+    capacity, most = row_BT.shape[1], new_BJ.shape[1]
+    total_BJ = length_B[:, None] + is_new_BJ.cumsum(dim=1)  # where a new value goes, counted from 1
+    place_BJ = total_BJ.where(is_new_BJ, capacity + most + 1)  # the last column is thrown away, as the first is
+    wide_BT = torch.nn.functional.pad(row_BT, (1, most + 1)).scatter_(1, place_BJ, new_BJ)
+    total_B = total_BJ[:, -1]
+    dropped_B = (total_B - capacity).clamp_(min=0)
+    kept_BT = torch.arange(1, 1 + capacity, device=row_BT.device) + dropped_B[:, None]
+    return wide_BT.gather(1, kept_BT), total_B - dropped_B
+
+
+def chosen_item(slate_BK: Tensor, choice_B: Tensor) -> Tensor:
+    """The token at the chosen position, int64 [B]; 0, which is no item, where nothing was chosen."""
+    return torch.nn.functional.pad(slate_BK, (1, 0)).gather(1, choice_B[:, None] + 1)[:, 0]
 
 
 def sample_choice(
@@ -186,10 +203,17 @@ def sample_choice(
     if is_available_BK is not None:
         utility_BK = utility_BK.masked_fill(~is_available_BK, -torch.inf)
         no_click_B = no_click_B.where(is_available_BK.any(dim=1), 0.0)
-    largest_B1 = torch.maximum(utility_BK.amax(dim=1), no_click_B)[:, None]
-    logit_BC = torch.cat([no_click_B[:, None], utility_BK], dim=1) - largest_B1
-    mass_BC = logit_BC.exp_().cumsum(dim=1)  # on rows this short half the time of a softmax
-    total_B1 = mass_BC[:, -1:]
-    draw_B1 = torch.rand(len(mass_BC), 1, generator=generator, device=mass_BC.device) * total_B1
-    # a draw is in [0, total), but may round up to it: then the last option that has weight is meant
-    return (mass_BC <= draw_B1).sum(dim=1).minimum((mass_BC < total_B1).sum(dim=1)) - 1
+    share_B = torch.rand(len(utility_BK), generator=generator, device=utility_BK.device)
+    return choice_at(share_B, utility_BK, no_click_B)
+
+
+def choice_at(share_B: Tensor, utility_BK: Tensor, no_click_B: Tensor) -> Tensor:
+    """The option at a share in [0, 1) of all weights, no click first: position int64 [B], -1 for no click.
+
+    It is the first whose cumulated weight exceeds the share, so a uniform share, one number a user, draws each with its
+    probability (inversion; Devroye 1986, section III.2). A share below 1 stays so in float32: it is at most 1 - 2**-24,
+    the whole at least 1, and their rounded product below the whole.
+    """
+    logit_BC = torch.cat([no_click_B[:, None], utility_BK], dim=1)
+    mass_BC = (logit_BC - logit_BC.amax(dim=1, keepdim=True)).exp_().cumsum(dim=1)  # far faster than softmax
+    return torch.searchsorted(mass_BC, share_B[:, None] * mass_BC[:, -1:], right=True)[:, 0] - 1

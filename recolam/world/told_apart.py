@@ -1,6 +1,6 @@
 """Can a classifier tell held-out sessions from the same sessions with simulated clicks?
 
-Shape legend: S slates, K slate, N token ids, D width, Q sessions, F features.
+Shape legend: S slates, K slate, N token ids, D width, Q sessions, R sessions of both kinds, F features.
 """
 
 from typing import Any
@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from recolam.seeding import numpy_generator
@@ -79,55 +83,20 @@ def session_features(model: ResponseModel, answers: Answers, choice_S: NDArray[n
     return torch.cat(parts, dim=1).double().numpy()
 
 
-def auc(score_real: Floats, score_simulated: Floats) -> float:
-    """P(a simulated session scores above a real one), ties half (Hanley & McNeil 1982, doi:10.1148/radiology.143.1)."""
-    both = np.concatenate([score_real, score_simulated])
-    order = np.argsort(both, kind="stable")
-    _, first, count = np.unique(both[order], return_index=True, return_counts=True)
-    rank = np.empty(len(both))
-    rank[order] = np.repeat(first + (count + 1) / 2.0, count)
-    above = rank[len(score_real) :].sum() - len(score_simulated) * (len(score_simulated) + 1) / 2.0
-    return float(above / (len(score_real) * len(score_simulated)))
-
-
 def _cross_fitted_auc(real_QF: Floats, simulated_QF: Floats, fold_Q: NDArray[np.int64]) -> float:
+    """Simulated is 1; the ridge keeps the weights of features, in standard deviations, near 0."""
+    if len(set(fold_Q)) < 2:
+        return float("nan")
+    feature_RF, fold_R = np.concatenate([real_QF, simulated_QF]), np.concatenate([fold_Q, fold_Q])
+    is_simulated_R = np.repeat([0, 1], [len(real_QF), len(simulated_QF)])
     values = []
     for held_out in (0, 1):
-        is_train_Q, is_test_Q = fold_Q != held_out, fold_Q == held_out
-        if not is_train_Q.any() or not is_test_Q.any():
-            return float("nan")
-        weight_F1 = _logistic(np.concatenate([real_QF[is_train_Q], simulated_QF[is_train_Q]]), int(is_train_Q.sum()))
-        values.append(auc(_score(real_QF[is_test_Q], weight_F1), _score(simulated_QF[is_test_Q], weight_F1)))
+        is_test_R = fold_R == held_out
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.5))
+        classifier.fit(feature_RF[~is_test_R], is_simulated_R[~is_test_R])
+        score_R = classifier.decision_function(feature_RF[is_test_R])
+        values.append(roc_auc_score(is_simulated_R[is_test_R], score_R))
     return float(np.mean(values))
-
-
-def _logistic(feature_QF: Floats, real: int) -> tuple[Floats, Floats, Floats]:
-    """Mean, scale and weights (intercept first) of a ridge-regularised logistic regression; simulated is 1."""
-    mean_F, scale_F = feature_QF.mean(axis=0), feature_QF.std(axis=0) + 1e-9
-    design_QF = torch.from_numpy(_scaled(feature_QF, mean_F, scale_F))
-    target_Q = torch.zeros(len(design_QF), dtype=torch.float64)
-    target_Q[real:] = 1.0
-    weight_F1 = torch.zeros(design_QF.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight_F1], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        fit = torch.nn.functional.binary_cross_entropy_with_logits(design_QF @ weight_F1, target_Q)
-        value = fit + weight_F1[1:].square().sum() / len(design_QF)
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    return mean_F, scale_F, weight_F1.detach().numpy()
-
-
-def _scaled(feature_QF: Floats, mean_F: Floats, scale_F: Floats) -> Floats:
-    return np.concatenate([np.ones((len(feature_QF), 1)), (feature_QF - mean_F) / scale_F], axis=1)
-
-
-def _score(feature_QF: Floats, fitted: tuple[Floats, Floats, Floats]) -> Floats:
-    return _scaled(feature_QF, fitted[0], fitted[1]) @ fitted[2]
 
 
 def _distinct(answers: Answers, choice_S: NDArray[np.int64]) -> float:

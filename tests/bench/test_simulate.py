@@ -10,7 +10,7 @@ import torch
 
 from recolam.bench.peers import RECSIM_NG, peer_python
 from recolam.bench.simulate import SIZES, SLATES, SimulateBench, compare, name_of, race, simulate, write_task
-from recolam.bench.stories import STORIES, timed_runs
+from recolam.bench.timed_worlds import STORIES, timed_runs, torch_threads
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError
 from recolam.world.parity.dynamics import draw_documents
@@ -62,11 +62,19 @@ def test_every_story_is_timed_at_every_size_without_its_first_run(tmp_path: Path
     [
         (SimulateBench(story="saga"), "story 'saga' is not one of world, functions"),
         (SimulateBench(items=2, slate=3), "slates of 3 out of 2 items"),
+        (SimulateBench(device="cuda", peers=True), "stock RecSim NG is timed on the CPU"),
     ],
 )
 def test_wrong_settings_are_refused(config: SimulateBench, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         simulate(config)
+
+
+def test_threads_are_set_for_a_while_only() -> None:
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.slow

@@ -81,6 +81,25 @@ def test_nothing_is_needed_but_what_has_no_default() -> None:
         from_mapping(Needy, {"item": "i"}, where="config")
 
 
+@dataclass(frozen=True)
+class Fussy:
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.share > 1:
+            raise ValueError(f"share is {self.share}, above 1")
+
+
+@dataclass(frozen=True)
+class Holder:
+    fussy: Fussy = field(default_factory=Fussy)
+
+
+def test_what_a_config_refuses_is_named_with_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"^file\.fussy: share is 1\.5, above 1$"):
+        from_mapping(Holder, {"fussy": {"share": 1.5}}, where="file")
+
+
 def test_nested_values_replace_only_what_they_name() -> None:
     config = from_mapping(Outer, {"middle": {"inner": {"steps": 9}}}, where="config")
     assert config.middle == Middle(inner=Inner(steps=9))

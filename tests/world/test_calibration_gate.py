@@ -14,7 +14,6 @@ from recolam.world.calibration_gate import CalibrationGate, verdict
 from recolam.world.departures import Departures, fit_leaving, session_length_tv, session_length_tv_by_chance
 from recolam.world.fitted import ResponseModel, step_group
 from recolam.world.fitting import Answers
-from recolam.world.told_apart import auc
 from tests.world.test_fitting import ITEMS, SLATE, WIDTH, answers_of, planted
 
 GATE = CalibrationGate()
@@ -184,9 +183,3 @@ def test_the_average_state_forgets_who_asks() -> None:
     assert bool((answers.state_SD == answers.state_SD[:1]).all())
     assert answers.state_SD.shape == (50, WIDTH)
     assert answers.slate_SK.shape == (50, SLATE)
-
-
-def test_auc_counts_pairs() -> None:
-    real, simulated = np.array([0.1, 0.4, 0.4]), np.array([0.4, 0.9])
-    wins = sum((s > r) + 0.5 * (s == r) for r in real for s in simulated)
-    assert auc(real, simulated) == pytest.approx(wins / 6)

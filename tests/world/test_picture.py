@@ -1,9 +1,13 @@
 """The picture of a session says what happened, to the eye and to a screen reader."""
 
+import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from matplotlib import get_data_path
+from PIL import ImageFont
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation
@@ -76,8 +80,48 @@ def test_screen_readers_are_told_all_of_it() -> None:
             "The user left after step 3."
         )
     )
-    assert "\u2713 <b>Whale</b> o\u2026" in drawn_texts(svg)
+    assert "\u2713 <b>Whale</b> of a very long name" in drawn_texts(svg)
     assert "\u2713 $5" in drawn_texts(svg)
+
+
+NAMES = {
+    "wide letters": "W" * 60,
+    "narrow letters": "il" * 60,
+    "a title": "Shakespeare's Sister, or the Very Long Title of a Film (1999)",
+    "East Asian": "\u5343\u3068\u5343\u5c0b\u306e\u795e\u96a0\u3057" * 4,
+    "short": "Up",
+}
+
+
+@pytest.mark.parametrize("positions", [1, 2, 5, 10])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_leaves_its_place(name: str, positions: int) -> None:
+    """Text measured by another program than the picture's own, in a font that has the letters or one as wide."""
+    steps = [Shown(tuple(range(3, 3 + positions)), (is_clicked,) * positions, -1.2e-05) for is_clicked in (True, False)]
+    svg = session_svg(Session(tuple(steps), "cut"), title="A title " * 9, label=lambda _: NAMES[name])
+    root = ElementTree.fromstring(svg)  # noqa: S314
+    canvas = float(root.get("viewBox", "").split()[2])
+    lines: dict[int, list[tuple[float, float]]] = {}
+    for node in root.iter(f"{SVG}text"):
+        left, top = float(node.get("x", "")), round(float(node.get("y", "")))
+        style, text = node.get("style", ""), "".join(node.itertext()).strip()
+        size = float(re.search(r"([\d.]+)px", style)[1])  # type: ignore[index]
+        lines.setdefault(top, []).append((left, left + wide(text, size, is_bold="font-weight: 700" in style)))
+    assert len(lines) == 5
+    for spans in lines.values():
+        spans.sort()
+        assert all(end < start for (_, end), (start, _) in pairwise(spans))
+        assert spans[-1][1] < canvas
+    texts = drawn_texts(svg)
+    assert name != "short" or texts.count("Up") == texts.count("\u2713 Up") == positions
+    assert sum(text.endswith("\u2026") for text in texts) == (0 if NAMES[name] in texts else 2 * positions)
+
+
+def wide(text: str, size: float, *, is_bold: bool) -> float:
+    """Width of a text in the SVG's units; what DejaVu has not is an em wide."""
+    font = ImageFont.truetype(get_data_path() + f"/fonts/ttf/DejaVuSans{'-Bold' * is_bold}.ttf", 100)
+    known = "".join(letter for letter in text if ord(letter) < 0x3000)
+    return (font.getlength(known) / 100 + len(text) - len(known)) * size
 
 
 def test_the_same_session_is_the_same_picture() -> None:

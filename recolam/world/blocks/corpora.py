@@ -12,11 +12,9 @@ from torch.nn.functional import one_hot
 
 from recolam.world.blocks.choices import get_chosen
 from recolam.world.blocks.distributions import Categorical, Normal
+from recolam.world.documents import FEATURE_DEVIATION, QUALITY_DEVIATION, mean_qualities
 from recolam.world.random_fields import Distribution, Given
 from recolam.world.runtime import TensorSpec
-
-QUALITY_DEVIATION, FEATURE_DEVIATION = 0.1, 0.7
-TRASHY_SHARE = 0.7
 
 
 class StaticCorpus:
@@ -77,13 +75,7 @@ class CorpusWithTopicAndQuality:
         if num_docs < 1 or num_topics < 1:
             raise ValueError(f"{num_docs} documents of {num_topics} topics")
         self._docs, self._topics, self._length = num_docs, num_topics, video_length
-        trashy = int(num_topics * TRASHY_SHARE)
-        self.topic_quality_means = torch.cat(
-            [
-                torch.linspace(topic_min_utility, 0.0, trashy),
-                torch.linspace(0.0, topic_max_utility, num_topics - trashy),
-            ]
-        )
+        self.topic_quality_means = mean_qualities(num_topics, lowest=topic_min_utility, highest=topic_max_utility)
 
     def initial_state(self) -> Value:
         return Value(

@@ -18,7 +18,7 @@ M marks (steps whose interest is kept).
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,12 +28,19 @@ from torch import Tensor
 
 from recolam.seeding import numpy_generator, torch_generator
 from recolam.world import interest_evolution
+from recolam.world.documents import FEATURE_DEVIATION, LENGTH, QUALITY_DEVIATION, mean_qualities
 from recolam.world.interest_evolution import InterestEvolutionConfig, affinities, watch_time
+from recolam.world.slates import random_slates
 
-STOCK = InterestEvolutionConfig(position_bias=0.0)
-STEP, LENGTH = STOCK.interest_step, 2.0
-QUALITY_DEVIATION, FEATURE_DEVIATION = 0.1, 0.7
+STOCK = InterestEvolutionConfig(position_bias=0.0, budget=math.inf)
+"""The settings at which `InterestEvolutionUsers` are stock's users. By default they differ from them on purpose: lower
+places are chosen less (`position_bias`), and time spent uses up a `budget`, after which they leave. Histories are kept
+beside the dynamics, which do not read them."""
+STEP = STOCK.interest_step
 RECOMMENDERS = ("random", "greedy")
+REPLAYED = ("logit_TUC", "choice_TU", "time_TU", "doc_id_TU", "interest_TUZ")
+
+Arrays = dict[str, NDArray[np.floating] | NDArray[np.integer]]
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,7 @@ def draw_documents(*, documents: int, topics: int, seed: int) -> Documents:
     """A corpus as stock draws it; see the equations above."""
     generator = numpy_generator(seed, "parity documents")
     topic_D = generator.integers(0, topics, documents).astype(np.int32)
-    low = math.floor(topics * 0.7)
-    mean_Z = np.concatenate([np.linspace(-1.0, 0.0, low), np.linspace(0.0, 1.0, topics - low)])
+    mean_Z = mean_qualities(topics, dtype=torch.float64).numpy()
     feature_DZ = np.eye(topics)[topic_D] + FEATURE_DEVIATION * generator.standard_normal((documents, topics))
     return Documents(
         topic_D=topic_D,
@@ -102,25 +108,36 @@ class Dynamics:
 STOCK_DYNAMICS = Dynamics()
 
 
-def greedy_slate(interest_UZ: Tensor, documents: Documents, *, slate: int) -> Tensor:
-    """Documents of the largest sigmoid(2 - ||x - f||) sigmoid(-q) l, best first: int64 [U, K]. It knows x."""
+def greedy_scores(interest_UZ: Tensor, documents: Documents) -> Tensor:
+    """sigmoid(2 - ||x - f||) sigmoid(-q) l of every document, float [U, D]: the greedy recommender's, who knows x."""
     _, quality_D, feature_DZ, length_D = documents.tensors()
     chance_UD = torch.sigmoid(STOCK.offset - torch.cdist(interest_UZ, feature_DZ))
-    return (chance_UD * watch_time(quality_D, length_D)).topk(slate, dim=1).indices
+    return chance_UD * watch_time(quality_D, length_D)
 
 
-def random_slates(users: int, *, documents: int, slate: int, generator: torch.Generator) -> Tensor:
-    """Ordered slates of distinct documents, each as likely as any other; int64 [U, K].
+def recommended(
+    recommender: str, interest_UZ: Tensor, documents: Documents, *, slate: int, generator: torch.Generator
+) -> Tensor:
+    """Slates from one of `RECOMMENDERS`, best first, int64 [U, K].
 
-    Position k draws one of the documents - k that are left; earlier picks, in ascending order, are stepped over.
+    Raises:
+        ValueError: an unknown recommender.
     """
-    picks: list[Tensor] = []
-    for place in range(slate):
-        pick_U = torch.randint(documents - place, (users,), generator=generator)
-        for earlier_U in torch.stack(picks).sort(dim=0).values if picks else ():
-            pick_U += pick_U >= earlier_U
-        picks.append(pick_U)
-    return torch.stack(picks, dim=1)
+    if recommender == "random":
+        return random_slates(len(interest_UZ), documents=len(documents.topic_D), slate=slate, generator=generator)
+    if recommender == "greedy":
+        return greedy_scores(interest_UZ, documents).topk(slate, dim=1).indices
+    raise ValueError(f"recommender {recommender!r} is not one of {', '.join(RECOMMENDERS)}")
+
+
+def sessions_of(choice_TU: Tensor, time_TU: Tensor, interest_TUZ: Tensor, *, marks: Sequence[int]) -> Sessions:
+    """What is kept of T steps of choices (K for none), times (-1 for none) and interests before each step."""
+    return Sessions(
+        choice_TU=choice_TU.numpy(),
+        time_TU=time_TU.numpy(),
+        interest_MUZ=interest_TUZ[list(marks)].numpy(),
+        reward_U=time_TU[:-1].clamp(min=0.0).sum(dim=0).numpy(),
+    )
 
 
 def draw_choice(logit_UC: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -150,30 +167,20 @@ def simulate(
     Raises:
         ValueError: an unknown recommender.
     """
-    if recommender not in RECOMMENDERS:
-        raise ValueError(f"recommender {recommender!r} is not one of {', '.join(RECOMMENDERS)}")
     generator = torch_generator(seed, "parity sessions", recommender)
     interest_UZ = torch.randn(users, documents.feature_DZ.shape[1], generator=generator)
     choices, watched, interests = [], [], []
     for step in range(max(marks) + 1):
         interests.append(interest_UZ)
-        if slate_TUK is not None:
-            slate_UK = slate_TUK[step]
-        elif recommender == "random":
-            slate_UK = random_slates(users, documents=len(documents.topic_D), slate=slate, generator=generator)
+        if slate_TUK is None:
+            slate_UK = recommended(recommender, interest_UZ, documents, slate=slate, generator=generator)
         else:
-            slate_UK = greedy_slate(interest_UZ, documents, slate=slate)
+            slate_UK = slate_TUK[step]
         choice_U = draw_choice(dynamics.logits(interest_UZ, _shown(documents, slate_UK)), generator=generator)
         _, time_U, interest_UZ = _answer(documents, interest_UZ, slate_UK, choice_U, dynamics)
         choices.append(choice_U)
         watched.append(time_U)
-    time_TU = torch.stack(watched)
-    return Sessions(
-        choice_TU=torch.stack(choices).numpy(),
-        time_TU=time_TU.numpy(),
-        interest_MUZ=torch.stack(interests)[list(marks)].numpy(),
-        reward_U=time_TU[:-1].clamp(min=0.0).sum(dim=0).numpy(),
-    )
+    return sessions_of(torch.stack(choices), torch.stack(watched), torch.stack(interests), marks=marks)
 
 
 @torch.no_grad()
@@ -183,17 +190,14 @@ def replay(
     interest_UZ: NDArray[np.float32],
     slate_TUK: NDArray[np.int64],
     noise_TUC: NDArray[np.float32],
-    before_TUZ: NDArray[np.float32] | None = None,
     dynamics: Dynamics = STOCK_DYNAMICS,
-) -> dict[str, NDArray[np.floating] | NDArray[np.integer]]:
+) -> Arrays:
     """Sessions whose draws are given: the option of the largest logit plus noise is chosen (Gumbel 1954).
 
     Args:
         interest_UZ: interest before the first step.
         slate_TUK: shown documents.
         noise_TUC: independent draws of Gumbel's distribution make the choice multinomial logit.
-        before_TUZ: interest before each step, instead of what follows from the step before: then errors of rounding
-            do not add up.
 
     Returns:
         logit_TUC, probability_TUC, choice_TU, time_TU, doc_id_TU (from 1, -1 for none), and interest_TUZ after each
@@ -201,21 +205,19 @@ def replay(
     """
     found: dict[str, list[Tensor]] = {}
     now_UZ = torch.from_numpy(interest_UZ)
-    for step, (slate_UK, noise_UC) in enumerate(
-        zip(map(torch.from_numpy, slate_TUK), map(torch.from_numpy, noise_TUC), strict=True)
-    ):
-        if before_TUZ is not None:
-            now_UZ = torch.from_numpy(before_TUZ[step])
+    for slate_UK, noise_UC in zip(map(torch.from_numpy, slate_TUK), map(torch.from_numpy, noise_TUC), strict=True):
         logit_UC = dynamics.logits(now_UZ, _shown(documents, slate_UK))
         choice_U = (logit_UC + noise_UC).argmax(dim=1)
         doc_id_U, time_U, now_UZ = _answer(documents, now_UZ, slate_UK, choice_U, dynamics)
-        answer = {
-            "logit_TUC": logit_UC, "probability_TUC": torch.softmax(logit_UC, dim=1), "choice_TU": choice_U,
-            "time_TU": time_U, "doc_id_TU": doc_id_U, "interest_TUZ": now_UZ,
-        }  # fmt: skip
-        for name, tensor in answer.items():
+        for name, tensor in zip(REPLAYED, (logit_UC, choice_U, time_U, doc_id_U, now_UZ), strict=True):
             found.setdefault(name, []).append(tensor)
-    return {name: torch.stack(tensors).numpy() for name, tensors in found.items()}
+    return replayed({name: torch.stack(tensors) for name, tensors in found.items()})
+
+
+def replayed(found: Mapping[str, Tensor]) -> Arrays:
+    """The fields of `REPLAYED` as arrays, with the probabilities of the logits."""
+    both = {**found, "probability_TUC": torch.softmax(found["logit_TUC"], dim=2)}
+    return {name: tensor.numpy() for name, tensor in both.items()}
 
 
 def _shown(documents: Documents, slate_UK: Tensor) -> Tensor:
@@ -243,7 +245,23 @@ class World:
     """
 
     simulate: Callable[..., Sessions]
-    replay: Callable[..., dict[str, NDArray[np.floating] | NDArray[np.integer]]]
+    replay: Callable[..., Arrays]
+
+    def replay_steps(
+        self,
+        documents: Documents,
+        *,
+        before_TUZ: NDArray[np.float32],
+        slate_TUK: NDArray[np.int64],
+        noise_TUC: NDArray[np.float32],
+    ) -> Arrays:
+        """Each step from a given interest before it, as a session of its own: errors of rounding do not add up."""
+        steps, users, _ = before_TUZ.shape
+        flat = self.replay(
+            documents, interest_UZ=before_TUZ.reshape(steps * users, -1),
+            slate_TUK=slate_TUK.reshape(1, steps * users, -1), noise_TUC=noise_TUC.reshape(1, steps * users, -1),
+        )  # fmt: skip
+        return {name: array.reshape(steps, users, *array.shape[2:]) for name, array in flat.items()}
 
 
 def world_of(dynamics: Dynamics) -> World:

@@ -13,6 +13,7 @@ Shape legend: B users, K slate, N documents, H history, Z topics, W width.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from recsim_ng.core.network import Network
@@ -33,6 +34,13 @@ from recolam.world.stories.recommendation import Corpus, recs_story
 AFFINITY_OFFSET = 2.0
 
 
+class ChoiceModel(Protocol):
+    def choice(self, slate_document_logits: Tensor) -> Value:
+        """Field `choice`, int64 [B], K for none, from logits [B, K]."""
+
+    def specs(self) -> Value: ...
+
+
 class InterestEvolutionUser:
     """Users with the equations above, field `interest.state` [B, Z].
 
@@ -43,6 +51,8 @@ class InterestEvolutionUser:
         interest_step_size: a number or float [B], which may require gradients.
         interest_update_noise_scale: standard deviation of the noise; None for none.
         max_user_affinity: M; interests stay within 2M.
+        choice_model: chooses in place of the multinomial logit with `no_click_mass`.
+        is_observed: recommenders see the interest, which is hidden by default.
     """
 
     def __init__(
@@ -55,10 +65,13 @@ class InterestEvolutionUser:
         interest_step_size: Tensor | float = 0.1,
         interest_update_noise_scale: Tensor | float | None = None,
         max_user_affinity: float = 10.0,
+        choice_model: ChoiceModel | None = None,
+        is_observed: bool = False,
     ) -> None:
-        self._topics, self._bound = num_topics, max_user_affinity
+        self.num_users = num_users
+        self._topics, self._bound, self._is_observed = num_topics, max_user_affinity, is_observed
         self._affinity_model = TargetPointSimilarity(slate_size=slate_size, similarity_type="negative_euclidean")
-        self._choice_model = MultinomialLogitChoiceModel(nochoice_logits=no_click_mass)
+        self._choice_model = choice_model or MultinomialLogitChoiceModel(nochoice_logits=no_click_mass)
         self._interest_model = NoOPOrContinueStateModel(
             ControlledLinearScaledGaussianStateModel(
                 batch_size=num_users,
@@ -80,8 +93,8 @@ class InterestEvolutionUser:
         return Value(interest=_with_update(self._squash, update))
 
     def observation(self, user_state: Value) -> Value:
-        """Nothing: the interests are hidden."""
-        return Value()
+        """Nothing, or field `interest` [B, Z]."""
+        return Value(interest=user_state.get("interest.state")) if self._is_observed else Value()
 
     def next_response(self, previous_state: Value, slate_docs: Value) -> Value:
         """`choice` int64 [B], K for none, and `consumed_time` float [B]."""
@@ -95,7 +108,8 @@ class InterestEvolutionUser:
     def specs(self) -> Value:
         interest = Value(state=TensorSpec(shape=(self._topics,)), linear_update=self._interest_model.specs())
         response = self._choice_model.specs().union(Value(consumed_time=TensorSpec()))
-        return Value(state=Value(interest=interest), observation=Value(), response=response)
+        seen = Value(interest=TensorSpec(shape=(self._topics,))) if self._is_observed else Value()
+        return Value(state=Value(interest=interest), observation=seen, response=response)
 
     def _squash(self, update_BZ: Tensor) -> Tensor:
         return 4.0 * self._bound * (torch.sigmoid(update_BZ / self._bound) - 0.5)

@@ -1,4 +1,4 @@
-"""Finite slate worlds with a planted reward, for tests of inverse reinforcement learning.
+"""Finite slate worlds with a planted reward, in which inverse reinforcement learning is measured.
 
 Shape legend: S states, N items, A actions, Z next states, D and F features, E = 1 + D.
 """

@@ -5,20 +5,23 @@ Shape legend: U users, K slate positions, N token ids, D documents, Z topics, T 
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.seeding import torch_generator
 from recolam.world.environment import SimulatedUsers
-from recolam.world.interest_evolution import Corpus, InterestEvolutionConfig, InterestEvolutionUsers, StartStates
-from recolam.world.parity.dynamics import Documents, random_slates, simulate
+from recolam.world.interest_evolution import InterestEvolutionUsers
+from recolam.world.parity.dynamics import STOCK, Documents, simulate
+from recolam.world.parity.environment import users_of
+from recolam.world.slates import random_slates
 
 Run = Callable[[int], None]
 """seed -> one run: new users, then `steps` slates and answers."""
@@ -27,28 +30,23 @@ Story = Callable[[Documents, Tensor | None, Mapping[str, Any]], Run]
 """corpus, fed slates int64 [T, U, K] or None for random ones, settings (users, topics, slate, steps) -> Run."""
 
 
-def world(documents: Documents, slate_TUK: Tensor | None, settings: Mapping[str, Any]) -> Run:
-    """recolam's interest-evolution users in their environment, with history, budget and checks; nobody leaves."""
-    users, count = settings["users"], len(documents.topic_D)
-    _, quality_D, feature_DZ, length_D = documents.tensors()
-    corpus = Corpus(
-        feature_NZ=pad(feature_DZ, (0, 0, FIRST_ITEM, 0)),
-        quality_N=pad(quality_D, (FIRST_ITEM, 0)),
-        length_N=pad(length_D, (FIRST_ITEM, 0)),
-    )
-    config = InterestEvolutionConfig(slate_size=settings["slate"], position_bias=0.0, budget=float("inf"))
+def interest_users(
+    documents: Documents, settings: Mapping[str, Any], generator: torch.Generator
+) -> InterestEvolutionUsers:
+    """recolam's interest-evolution users on the generator's device, with stock's constants; nobody leaves."""
+    shape = settings["users"], settings["topics"]
+    interest_UZ = torch.randn(shape, generator=generator, device=generator.device)
+    return users_of(documents, interest_UZ, config=replace(STOCK, slate_size=settings["slate"]))
 
-    @torch.no_grad()
+
+def world(documents: Documents, slate_TUK: Tensor | None, settings: Mapping[str, Any]) -> Run:
+    """`interest_users` in their environment, with history, budget, the state's network and checks of slates."""
+    users, count = settings["users"], len(documents.topic_D)
+
+    @torch.inference_mode()
     def run(seed: int) -> None:
         generator = torch_generator(seed, "bench simulate")
-        start = StartStates(
-            history_PT=torch.zeros(users, 8, dtype=torch.int64),
-            length_P=torch.zeros(users, dtype=torch.int64),
-            interest_PZ=torch.randn(users, settings["topics"], generator=generator),
-        )
-        environment = SimulatedUsers(
-            InterestEvolutionUsers(config, corpus, start, is_sampled=False), horizon=settings["steps"]
-        )
+        environment = SimulatedUsers(interest_users(documents, settings, generator), horizon=settings["steps"])
         environment.reset(users=users, seed=seed)
         for step in range(settings["steps"]):
             if slate_TUK is None:
@@ -73,6 +71,18 @@ def functions(documents: Documents, slate_TUK: Tensor | None, settings: Mapping[
 
 
 STORIES: dict[str, Story] = {"world": world, "functions": functions}
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """This process's torch with `count` threads. A step's operations are so short that one is mostly the fastest: a
+    second one is waited for more often than it helps, above all where the cores have other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def timed_runs(task: Path) -> list[dict[str, Any]]:
