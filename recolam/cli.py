@@ -166,10 +166,7 @@ def recommend(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(help="pretrain, simulate, parity, quality, objectives, grow, boredom, rollout or inverse-rl."),
-    ],
+    name: Annotated[str, typer.Argument(help="One of the names below.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
     """Measure: one JSON line on stdout. Options by benchmark, each with a value:
@@ -202,6 +199,8 @@ def bench(
 
     **inverse-rl** (how much of a planted reward comes back from choices, and what policies earn that follow it):
     --seeds --rows --iterations, --policies true or false (train policies on it, too).
+
+    **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed.
     """
     from recolam import bench as benches  # torch takes seconds to import
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from recolam.bench.boredom import BoredomBench, boredom
+from recolam.bench.gradients import GradientsBench, gradients
 from recolam.bench.grow import GrowBench, grow
 from recolam.bench.inverse_rl import InverseRLBench, inverse_rl
 from recolam.bench.objectives import ObjectivesBench, objectives
@@ -28,6 +29,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "boredom": (BoredomBench, boredom),
     "rollout": (RolloutBench, rollout),
     "inverse-rl": (InverseRLBench, inverse_rl),
+    "gradients": (GradientsBench, gradients),
 }
 NAMES = tuple(_BENCHES)
 

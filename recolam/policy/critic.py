@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recolam.policy.gradient import discounted_returns
+from recolam.policy.slate_weights import expected_clicks
 
 
 def critic_loss(log_policy_SKN: Tensor, slate_SK: Tensor, to_go_SK: Tensor, critic_SKN: Tensor) -> Tensor:
@@ -49,3 +50,16 @@ def label_critic(log_policy_SKN: Tensor, label_SN: Tensor, exposure_K: Tensor) -
     # an item that is certain leaves nothing to compare it with, so its critic weighs nothing
     next_SKN = (mean_SK1 - policy_SKN * label_S1N) / (1.0 - policy_SKN).clamp(min=1e-6)
     return exposure_K[:, None] * label_S1N + later_K[:, None] * next_SKN
+
+
+@torch.no_grad()
+def expected_to_go(log_policy_SKN: Tensor, slate_SK: Tensor, label_SN: Tensor, exposure_K: Tensor) -> Tensor:
+    """G_k with nothing sampled but the prefixes, float [S, K]: theta_k rho_{a_k} + sum_{x > k} theta_x m_x.
+
+    m_x is the label that a_1..a_{x-1} lead one to expect at x. Its place in the sampled rewards' costs nothing in bias
+    where the labels are right, and is where most of the variance goes; where they are not, use sampled rewards.
+    """
+    mean_SK = (log_policy_SKN.exp() * label_SN[:, None]).sum(dim=2)
+    expected_SK = exposure_K * mean_SK
+    later_SK = discounted_returns(expected_SK, gamma=1.0) - expected_SK
+    return expected_clicks(label_SN, slate_SK, exposure_K) + later_SK

@@ -5,7 +5,7 @@
 lambda_K is d alpha / d pi for alpha = 1 - (1 - pi)^K, the probability that an item is among K draws with replacement.
 So without the cap the estimate is unbiased for the gradient of sum_a alpha(a) r(a), in one step of a session; what it
 is biased for is the slate that is truly shown: items drawn without replacement are included with another
-probability (`exposure.inclusion`), and no position counts more than another. The cap trades variance for bias: actions
+probability (`inclusion.inclusion`), and no position counts more than another. The cap trades variance for bias: actions
 that logs show much more rarely than the policy would are learnt from at a lower weight. Ratios of the earlier actions
 of a session are left out, a first-order approximation. (Chen et al. 2019, "Top-K off-policy correction for a REINFORCE
 recommender system", https://arxiv.org/abs/1812.02353)

@@ -12,7 +12,7 @@ model's labels give the gradient of the wrong objective. PL-Rank-1 is
 `reward_to_go(expected_clicks(...))` of `slate_weights`.
 
 Adding a constant to all labels adds a constant to J and leaves the gradient alone, not its variance: `centred`.
-`conditional_pl_rank` centres at every position by what the policy expects there.
+`conditional_pl_rank` goes further, at the same cost.
 
 (Oosterhuis 2021, https://arxiv.org/abs/2105.00855; PL-Rank-3: Oosterhuis 2022, https://arxiv.org/abs/2204.10872)
 
@@ -45,20 +45,21 @@ def pl_rank(score_SN: Tensor, slate_SK: Tensor, label_SN: Tensor, exposure_K: Te
 
 
 def conditional_pl_rank(score_SN: Tensor, slate_SK: Tensor, label_SN: Tensor, exposure_K: Tensor) -> Tensor:
-    """PL-Rank whose labels are centred anew at every position, float [S, N].
+    """PL-Rank with every reward replaced by its expectation given the items before it, float [S, N].
 
-        [d = a_k] A_{k+1} + sum_k p_k(d) ( theta_k (rho_d - m_k) - A_{k+1} ),   m_k = sum_d p_k(d) rho_d,
-        A_{k+1} = G_{k+1} - m_k sum_{x > k} theta_x
+        sum_k p_k(d) theta_k (rho_d - m_k) + ([d = a_k] - p_k(d)) sum_{x > k} theta_x (m_x - m_k),
+        m_k = sum_j p_k(j) rho_j
 
-    Two steps beyond PL-Rank-2, both of which keep the expectation: a position's own reward enters through its exact
-    conditional gradient, p_k(d) theta_k (rho_d - m_k), with nothing sampled (Ciosek & Whiteson 2018, "Expected policy
-    gradients", https://arxiv.org/abs/1706.05374), and the later rewards lose what the prefix leads one to expect of
-    them, a baseline in the sense of Williams 1992. A constant added to all labels leaves every single estimate alone.
+    Three steps beyond PL-Rank-1, none of which changes the expectation. A position's own reward enters through its
+    exact conditional gradient, p_k(d) theta_k (rho_d - m_k) (Ciosek & Whiteson 2018, "Expected policy gradients",
+    https://arxiv.org/abs/1706.05374). A later reward theta_x rho_{a_x} enters as theta_x m_x, its expectation given
+    a_1..a_{x-1}, of which a_k is one (Rao-Blackwell; Casella & Robert 1996, https://doi.org/10.1093/biomet/83.1.81).
+    And m_k, which the prefix of k decides, is the baseline (Williams 1992). What is left of the noise is how much the
+    items shown change the mean label of those not shown: little in a large catalogue.
     """
-    reward_SK = expected_clicks(label_SN, slate_SK, exposure_K)
     mean_SK = plackett_luce.conditional_means(score_SN, slate_SK, label_SN)
     later_exposure_K = _after(discounted_returns(exposure_K[None], gamma=1.0))[0]
-    later_SK = _after(discounted_returns(reward_SK, gamma=1.0)) - later_exposure_K * mean_SK
+    later_SK = _after(discounted_returns(exposure_K * mean_SK, gamma=1.0)) - later_exposure_K * mean_SK
     return _estimate(
         score_SN, slate_SK, label_SN, exposure_K, taken_SK=exposure_K * mean_SK + later_SK, later_SK=later_SK
     )

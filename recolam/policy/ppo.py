@@ -18,9 +18,10 @@ def clipped_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, *, c
 
     Where the policy is still the one that sampled, the gradient is that of `policy_gradient_loss`, and unbiased. Later
     it is that of the importance-weighted objective, which for one action a state is unbiased too, except for the
-    actions whose ratio has left the interval in the direction of their advantage: these have no gradient any more,
-    which is the bias, and the point. With positions as actions the ratio of the prefix a_1..a_{k-1} is left out:
-    a second bias, of first order in the step taken.
+    actions whose ratio has left the interval in the direction of their advantage. These have no gradient any more,
+    which is the bias, and the point: a pull back to the policy that sampled. Where advantages are mostly noise it can
+    exceed the gradient itself (`bench gradients`). With positions as actions the ratio of the prefix a_1..a_{k-1} is
+    left out: a second bias, of first order in the step taken.
 
     Args:
         old_log_prob: log-probability under the distribution that was sampled from, as the rollout stored it.
