@@ -200,6 +200,10 @@ def bench(
     **inverse-rl** (how much of a planted reward comes back from choices, and what policies earn that follow it):
     --seeds --rows --iterations, --policies true or false (train policies on it, too).
 
+    **closed-loop** (what a policy that learnt in fitted users earns with the demo's true ones, and whether the fitted
+    ones rank policies alike): --seeds N worlds from --seed on, --preset, --iterations of every training, --users and
+    --evaluations to score, --penalty and --bonus of the cautious training, --home to keep the stages' artifacts.
+
     **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed.
     """
     from recolam import bench as benches  # torch takes seconds to import

@@ -14,12 +14,14 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.policy import returns
 from recolam.policy.agent import SlateAgent
+from recolam.policy.closed_loop import ClosedLoopConfig, closed_loop
 from recolam.policy.reward import WORLD_ALONE, Reward, Surroundings, check_weights
 from recolam.policy.rewarded import under
 from recolam.policy.training import OnValidation, PolicyTrainingConfig, train_policy
 from recolam.seeding import derive
 from recolam.sequence.distributed import current
 from recolam.sequence.model import load_sequence_model
+from recolam.world.environment import SimulatedUsers
 from recolam.world.learnt_reward import LearntReward
 from recolam.world.saved import SavedWorld
 
@@ -34,14 +36,20 @@ class PolicyConfig:
     Attributes:
         reward: what is learnt for and validated by: weights of the names in `recolam.policy.reward`.
         learnt_reward: the folder of the reward "learnt" (`recolam.world.learnt_reward`).
+        uncertainty_penalty, entropy_bonus: what learning in fitted users is charged with (`recolam.world.cautious`);
+            the comparison never is.
+        closed_loop: the check of the fitted world where the true users are known.
     """
 
     temperature: float = 0.2
     evaluation_users: int = 1000
     evaluation_seeds: int = 10
+    uncertainty_penalty: float = 0.0
+    entropy_bonus: float = 0.0
     training: PolicyTrainingConfig = field(default_factory=PolicyTrainingConfig)
     reward: dict[str, float] = field(default_factory=lambda: dict(WORLD_ALONE))
     learnt_reward: str | None = None
+    closed_loop: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
 
     def __post_init__(self) -> None:
         check_weights(self.reward)
@@ -57,7 +65,7 @@ class Prepared:
     """All that training needs, made of a config and the stage's inputs.
 
     Attributes:
-        world: the world's artifact.
+        world, learning: the world's artifact, and its train users under the world's own reward.
         reward: the composed reward; `settings` has its definition and goes into policy.json.
         popularity_N: the behaviour log's events per token id.
     """
@@ -65,6 +73,7 @@ class Prepared:
     config: PolicyConfig
     pretrained: Path
     world: SavedWorld
+    learning: SimulatedUsers
     dataset: TokenisedDataset
     reward: Reward
     settings: dict[str, Any]
@@ -82,10 +91,11 @@ class Prepared:
             learnt=None if config.learnt_reward is None else LearntReward.load(Path(config.learnt_reward)),
         )
         reward = Reward(config.reward, surroundings)
+        learning = world.environment(population="train", penalty=config.uncertainty_penalty, bonus=config.entropy_bonus)
         meaning = "watch time" if world.kind == "interest_evolution" else "fitted reward given a click"
         definition = reward.definition(gamma=config.training.gamma)
         settings = {
-            "slate_size": world.environment(population="train").slate_size,
+            "slate_size": learning.slate_size,
             "max_len": model.config.max_len,
             "domain": dataset.info["domain"],
             "world": world.kind,
@@ -93,7 +103,7 @@ class Prepared:
             "gamma": config.training.gamma,
         }
         popularity_N = torch.from_numpy(dataset.item_count_V).float()
-        return cls(config, pretrained, world, dataset, reward, settings, popularity_N)
+        return cls(config, pretrained, world, learning, dataset, reward, settings, popularity_N)
 
     def fresh(self) -> SlateAgent:
         """The policy before training."""
@@ -104,16 +114,16 @@ class Prepared:
         self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None
     ) -> dict[str, list[list[float]]]:
         """Trains the agent with the world's train users, as the stage does with this seed; returns the curves."""
-        environment = under(self.reward, self.world.environment(population="train"))
         return train_policy(
-            agent, environment, self.config.training, seed=derive(seed, "policy"), scratch=scratch,
+            agent, under(self.reward, self.learning), self.config.training, seed=derive(seed, "policy"), scratch=scratch,
             popularity_N=self.popularity_N, on_validation=on_validation,
         )  # fmt: skip
 
 
 def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     """Inputs: pretrain (start weights), world, features. Leaves model/, vocabulary.json, policy.json, curves.json,
-    returns.json (of the world's own reward) and, where another one was learnt for, composed_returns.json.
+    returns.json (of the world's own reward) and, where another one was learnt for, composed_returns.json; where
+    the true users are known, closed_loop.json.
 
     The comparison plays users whom neither the fitting nor the training of the policy has met, on seeds of its own.
     """
@@ -141,6 +151,13 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     (context.out / "curves.json").write_text(json.dumps(curves))
     for name, content in both.items():
         (context.out / f"{name}.json").write_text(json.dumps(content))
+    world = prepared.world
+    if config.closed_loop.iterations and world.truth is not None:
+        found = closed_loop(
+            world, prepared.fresh, prepared.popularity_N, config.closed_loop, config.training,
+            seed=context.seed, scratch=context.scratch / "closed-loop",
+        )  # fmt: skip
+        (context.out / "closed_loop.json").write_text(json.dumps(found))
     return {
         **both,
         "reward": prepared.settings["reward"],
