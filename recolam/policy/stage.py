@@ -114,8 +114,9 @@ class Prepared:
         self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None
     ) -> dict[str, list[list[float]]]:
         """Trains the agent with the world's train users, as the stage does with this seed; returns the curves."""
+        environment = under(self.reward, self.learning)
         return train_policy(
-            agent, under(self.reward, self.learning), self.config.training, seed=derive(seed, "policy"), scratch=scratch,
+            agent, environment, self.config.training, seed=derive(seed, "policy"), scratch=scratch,
             popularity_N=self.popularity_N, on_validation=on_validation,
         )  # fmt: skip
 
