@@ -29,6 +29,7 @@ app = typer.Typer(
     "own demo world when you name no data. Exit codes: 0 done, 1 failure, 2 wrong input, 3 damaged artifact.",
 )
 Preset = StrEnum("Preset", list(presets.NAMES))  # type: ignore[misc]  # the names live in one place
+TunedStage = StrEnum("TunedStage", ["pretrain", "policy"])
 
 HomeOption = Annotated[
     str | None, typer.Option("--home", help="Root of feature_store/, mlruns/ and runs/; default: this repository.")
@@ -221,9 +222,12 @@ def bench(
 def tune(
     data: DataOption = "demo",
     format: Annotated[str, typer.Option(help="The log's format; 'auto' looks.")] = "auto",
+    stage: Annotated[TunedStage, typer.Option(help="Whose settings; policy needs --input.")] = TunedStage.pretrain,
     preset: Annotated[
-        str, typer.Option(help=f"Settings that the space does not name: {', '.join(presets.SEQUENCE)}.")
-    ] = "two-cores",
+        str | None,
+        typer.Option(help=f"The other settings: {', '.join(presets.SEQUENCE)}; for policy {', '.join(presets.NAMES)}."),
+    ] = None,
+    inputs: InputsOption = None,
     trials: Annotated[int, typer.Option(help="Trials that the study has in the end, over all calls.")] = 40,
     timeout: Annotated[
         float | None, typer.Option(help="Minutes, after which this call ends; the next one goes on.")
@@ -238,20 +242,20 @@ def tune(
     config: ConfigOption = None,
     name: Annotated[str | None, typer.Option(help="The study's name; the same name goes on with it.")] = None,
 ) -> None:
-    """Search the pretraining's settings for the best validation NDCG@10; prints one JSON line.
+    """Search a stage's settings: the pretraining's for the best validation NDCG@10, the policy's for the best
+    validation return. Prints one JSON line.
 
     A killed search goes on where it was, trial and all. best.json, which the line names, is for `recolam run --config`.
     """
-    from recolam.tune.pretrain import TuneConfig  # torch and optuna take seconds to import
-    from recolam.tune.pretrain import tune as search
-    from recolam.tune.study import SearchConfig
+    from recolam.tune.command import tune as search  # torch and optuna take seconds to import
 
-    settings = TuneConfig(
-        data=data, format=format, preset=preset, protocol=protocol, name=name, overrides=_read_config(config),
-        space=None if space is None else _read_config(space), space_name=str(space or "the default space"),
-    )  # fmt: skip
-    limits = SearchConfig(trials=trials, minutes=timeout, seed=seed)
-    print(json.dumps(search(settings, limits, home=home)))
+    settings = {
+        "data": data, "name": name, "overrides": _read_config(config), "preset": preset, "format": format,
+        "protocol": protocol, "space": space and _read_config(space), "space_name": space and str(space),
+    }  # fmt: skip
+    parents = _open_inputs("policy", inputs or []) if stage == TunedStage.policy else {}
+    limits = {"trials": trials, "minutes": timeout, "seed": seed}
+    print(json.dumps(search(stage.value, settings, limits, parents, home=home)))
 
 
 @app.command()
