@@ -30,6 +30,14 @@ app = typer.Typer(
 )
 Preset = StrEnum("Preset", list(presets.NAMES))  # type: ignore[misc]  # the names live in one place
 
+
+class TunedStage(StrEnum):
+    """What `recolam tune` can search."""
+
+    pretrain = "pretrain"
+    policy = "policy"
+
+
 HomeOption = Annotated[
     str | None, typer.Option("--home", help="Root of feature_store/, mlruns/ and runs/; default: this repository.")
 ]
@@ -214,8 +222,17 @@ def tune(
     data: DataOption = "demo",
     format: Annotated[str, typer.Option(help="The log's format; 'auto' looks.")] = "auto",
     preset: Annotated[
-        str, typer.Option(help=f"Settings that the space does not name: {', '.join(presets.SEQUENCE)}.")
-    ] = "two-cores",
+        str | None,
+        typer.Option(
+            help="Settings that the space does not name. For pretrain two-cores (default) or sparse, for policy "
+            f"{', '.join(presets.NAMES)} (default: quick)."
+        ),
+    ] = None,
+    stage: Annotated[TunedStage, typer.Option(help="Whose settings: pretrain or policy.")] = TunedStage.pretrain,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="For policy: pretrain=PATH, world=PATH, features=PATH; repeat for each."),
+    ] = None,
     trials: Annotated[int, typer.Option(help="Trials that the study has in the end, over all calls.")] = 40,
     timeout: Annotated[
         float | None, typer.Option(help="Minutes, after which this call ends; the next one goes on.")
@@ -230,20 +247,28 @@ def tune(
     config: ConfigOption = None,
     name: Annotated[str | None, typer.Option(help="The study's name; the same name goes on with it.")] = None,
 ) -> None:
-    """Search the pretraining's settings for the best validation NDCG@10; prints one JSON line.
+    """Search a stage's settings: the pretraining's for the best validation NDCG@10, the policy's for the best
+    validation return. Prints one JSON line.
 
     A killed search goes on where it was, trial and all. best.json, which the line names, is for `recolam run --config`.
     """
-    from recolam.tune.pretrain import TuneConfig  # torch and optuna take seconds to import
-    from recolam.tune.pretrain import tune as search
+    from recolam.tune.policy import PolicyTuneConfig, tune_policy  # torch and optuna take seconds to import
+    from recolam.tune.pretrain import TuneConfig
+    from recolam.tune.pretrain import tune as tune_pretrain
     from recolam.tune.study import SearchConfig
 
-    settings = TuneConfig(
-        data=data, format=format, preset=preset, protocol=protocol, name=name, overrides=_read_config(config),
-        space=None if space is None else _read_config(space), space_name=str(space or "the default space"),
-    )  # fmt: skip
+    common: dict[str, Any] = {
+        "data": data, "name": name, "overrides": _read_config(config),
+        "space": None if space is None else _read_config(space), "space_name": str(space or "the default space"),
+    }  # fmt: skip
     limits = SearchConfig(trials=trials, minutes=timeout, seed=seed)
-    print(json.dumps(search(settings, limits, home=home)))
+    if stage == TunedStage.policy:
+        parents = _open_inputs("policy", inputs or [])
+        answer = tune_policy(PolicyTuneConfig(**common, preset=preset or "quick"), parents, limits, home=home)
+    else:
+        settings = TuneConfig(**common, format=format, preset=preset or "two-cores", protocol=protocol)
+        answer = tune_pretrain(settings, limits, home=home)
+    print(json.dumps(answer))
 
 
 @app.command()

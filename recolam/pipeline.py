@@ -49,7 +49,7 @@ STAGES: dict[str, Stage] = {
     "features": Stage("recolam.features.stage", "FeaturesConfig", ("ingest",)),
     "pretrain": Stage("recolam.pretrain.stage", "PretrainConfig", ("features",), is_shared=True),
     "world": Stage("recolam.world.stage", "WorldConfig", ("features", "pretrain"), ("demo",)),
-    "policy": Stage("recolam.policy.stage", "PolicyConfig", ("pretrain", "world", "features")),
+    "policy": Stage("recolam.policy.stage", "PolicyConfig", ("pretrain", "world", "features"), is_shared=True),
     "transfer": Stage("recolam.transfer.stage", "TransferConfig", ("policy", "features")),
     "evaluate": Stage(
         "recolam.evaluate.stage", "EvaluateConfig", ("features", "pretrain", "world", "policy"), ("champion",)
@@ -170,9 +170,10 @@ def execute(
     module = _module(stage)
     recorded = to_mapping(config)
     identity: dict[str, Any] = {"stage": stage, "version": __version__, "seed": seed}
-    if hasattr(module, "fingerprint"):  # the content of outside files, whatever they are called
-        identity["source"] = module.fingerprint(config)
-        recorded["data"] = Path(config.data).name
+    source = module.fingerprint(config) if hasattr(module, "fingerprint") else None
+    if source is not None:  # the content of outside files, whatever they are called
+        identity["source"] = source
+        recorded |= {name: Path(recorded[name]).name for name in ("data", "learnt_reward") if name in recorded}
     identity["config"] = recorded
     identity["parents"] = {name: parent.digest for name, parent in inputs.items()}
     final = home.runs / stage / canonical_digest(identity)[:16]
@@ -208,7 +209,9 @@ def _processes(stage: str, config: Any) -> AbstractContextManager[Any]:
         return nullcontext()
     if not STAGES[stage].is_shared:
         raise ConfigError(f"{stage} runs in one process; torchrun started {os.environ['WORLD_SIZE']}")
-    return importlib.import_module("recolam.sequence.distributed").process_group(config.training.device)
+    return importlib.import_module("recolam.sequence.distributed").process_group(
+        getattr(config.training, "device", "cpu")
+    )
 
 
 def _follow(processes: Any, final: Path, stage: str, build: Callable[[Draft], Any]) -> tuple[Artifact, bool]:

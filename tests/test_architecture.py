@@ -38,6 +38,8 @@ STAGE_ORDER = next(row for row in ROWS if "pretrain" in row)
 # What a later stage may import of an earlier one: the modules that open its artifact, the maths of its users' choice,
 # and no training code.
 LOADERS = {
+    "recolam.world.learnt_reward",
+    "recolam.world.runtime",
     "recolam.world.assortment",
     "recolam.world.environment",
     "recolam.world.fitted",

@@ -20,6 +20,7 @@ from recolam.errors import ArtifactError
 PADDING, MASK, UNKNOWN, FIRST_ITEM = 0, 1, 2, 3
 TRAIN, VALIDATION, TEST = 0, 1, 2
 TENSORS_FILE, DATASET_FILE = "tokens.safetensors", "dataset.json"
+_OPTIONAL = ("event_type_E", "item_group_V")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class TokenisedDataset:
     info: Mapping[str, Any]
     slates: LoggedSlates | None = None
     event_type_E: NDArray[np.int32] | None = None  # rows of info["event_types"], -1 for one that train has not
+    item_group_V: NDArray[np.int32] | None = None  # rows of info["item_groups"] per token id, -1 for none
 
     @property
     def tokens(self) -> int:
@@ -126,7 +128,7 @@ class TokenisedDataset:
             if "slates.slate_SK" in tensors:
                 slates = LoggedSlates(**{name: tensors[f"slates.{name}"] for name in _tensor_names(LoggedSlates)})
             loaded = cls(
-                **{name: tensors[name] for name in _tensor_names(cls) if name in tensors or name != "event_type_E"},
+                **{name: tensors[name] for name in _tensor_names(cls) if name in tensors or name not in _OPTIONAL},
                 items=tuple(text["items"]),
                 titles=tuple(text["titles"]),
                 users=tuple(text["users"]),
@@ -150,6 +152,7 @@ class TokenisedDataset:
             "users": (len(self.users), len(self.user_offset_U1) - 1),
             "item_count_V": (len(self.item_count_V), tokens),
             "item_text_VF": (len(self.item_text_VF), tokens),
+            "item_group_V": (tokens if self.item_group_V is None else len(self.item_group_V), tokens),
             "titles": (len(self.titles), len(self.items)),
             "info": (isinstance(self.info, Mapping), True),
         }

@@ -54,6 +54,10 @@ class Environment(Protocol):
     @property
     def slate_size(self) -> int: ...
 
+    @property
+    def horizon(self) -> int:
+        """Steps after which a session is cut."""
+
     def reset(self, *, users: int, seed: int) -> Observation:
         """Starts `users` sessions; equal seeds start equal sessions."""
 

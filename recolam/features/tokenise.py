@@ -54,6 +54,7 @@ def tokenise(log: LogTables, config: FeaturesConfig, *, seed: int, cuts: tuple[i
     type_E, types = _event_types(domain.events["event"], split.split_E == TRAIN)
     about = _in_order(domain.items, vocabulary)
     text_VF = hashed_words(about["title"].to_list(), about["tags"].to_list(), features=config.text_features)
+    group_V, groups = _item_groups(about["tags"].to_list())
     slates = None
     if domain.slates is not None:
         held = EventTimes(user_E=user_E, second_E=second_E, split_E=split.split_E, users=len(domain.users), cuts=cuts)
@@ -74,9 +75,11 @@ def tokenise(log: LogTables, config: FeaturesConfig, *, seed: int, cuts: tuple[i
         info={
             **_info(log, domain, split, token_E, slates, kind=kind, cuts=cuts, ties=config.ties, seed=seed),
             "event_types": types,
+            "item_groups": groups,
         },
         slates=slates,
         event_type_E=type_E,
+        item_group_V=group_V,
     )
     return Tokenised(dataset, None if domain.slates is None else domain.slates["second"].to_numpy())
 
@@ -122,6 +125,15 @@ def _event_types(name_E: pl.Series, is_train_E: NDArray[np.bool_]) -> tuple[NDAr
     rows = {name: row for row, name in enumerate(names)}
     type_E = name_E.replace_strict(rows, default=-1, return_dtype=pl.Int32)
     return type_E.to_numpy(), names
+
+
+def _item_groups(tags_V: list[list[str]]) -> tuple[NDArray[np.int32] | None, list[str]]:
+    """Each token id's row in the sorted first tags of the items, -1 for none; None where no item has a tag."""
+    first_V = [tags[0] if tags else None for tags in tags_V]
+    names = sorted({name for name in first_V if name is not None})
+    rows = {name: row for row, name in enumerate(names)}
+    group_V = [-1] * FIRST_ITEM + [-1 if name is None else rows[name] for name in first_V]
+    return (np.array(group_V, dtype=np.int32) if names else None), names
 
 
 def _in_order(items: pl.DataFrame, vocabulary: tuple[str, ...]) -> pl.DataFrame:

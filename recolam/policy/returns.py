@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recolam.contracts.protocols import Observation
+from recolam.contracts.protocols import Environment, Observation
 from recolam.intervals import student_t_interval
 from recolam.policy.agent import SlateAgent, admissible
 from recolam.policy.plackett_luce import sample
@@ -22,17 +22,17 @@ Act = Callable[[Observation, torch.Generator], Tensor]
 
 
 @torch.no_grad()
-def session_returns(environment: SimulatedUsers, act: Act, *, users: int, seed: int) -> float:
+def session_returns(environment: Environment, act: Act, *, users: int, seed: int) -> float:
     """Mean over sessions of the undiscounted sum of rewards until the user leaves or the horizon cuts."""
     observation = environment.reset(users=users, seed=seed)
     generator = torch.Generator(device=observation.history_BT.device).manual_seed(derive(seed, "act"))
-    total = 0.0
+    total, has_ended_B = 0.0, torch.zeros_like(observation.length_B, dtype=torch.bool)
     for _ in range(environment.horizon):
-        if not bool(environment.state.get("is_active").any()):
+        if bool(has_ended_B.all()):
             break
         result = environment.step(act(observation, generator))
         total += float(result.reward_B.sum())
-        observation = result.observation
+        observation, has_ended_B = result.observation, has_ended_B | result.terminated_B | result.truncated_B
     return total / users
 
 
@@ -77,7 +77,7 @@ def comparison_seeds(seed: int, count: int) -> list[int]:
 
 
 def compare(
-    environment: SimulatedUsers, policies: dict[str, Act], *, users: int, seeds: Sequence[int]
+    environment: Environment, policies: dict[str, Act], *, users: int, seeds: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
     """Every policy on the same seeds: {name: {"mean", "ci95": [low, high], "per_seed"}}, a t interval over seeds.
 

@@ -4,13 +4,37 @@ Shape legend: B sessions, H steps, T history, K slate, N token ids.
 """
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from recolam.contracts.protocols import Observation, StepResult
 from recolam.policy import plackett_luce
 from recolam.policy.agent import SlateAgent
-from recolam.world.environment import SimulatedUsers
+from recolam.world.runtime import Value
+
+
+class Sessions(Protocol):
+    """What a rollout plays in: `SimulatedUsers`, or these under another reward."""
+
+    users: Any
+    horizon: int
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def slate_size(self) -> int: ...
+
+    @property
+    def state(self) -> Value: ...
+
+    def reset(self, *, users: int, seed: int) -> Observation: ...
+
+    def replicate(self, replicas: int) -> Observation: ...
+
+    def step(self, slate_BK: Tensor) -> StepResult: ...
 
 
 @dataclass(frozen=True)
@@ -20,7 +44,7 @@ class Rollout:
     Attributes:
         history_BT: each user's history when the rollout ended. A causal model reads every earlier state off it.
         length_BH: history length when slate h was chosen.
-        slate_BHK, reward_BH: what was shown and earned.
+        slate_BHK, is_clicked_BHK, reward_BH: what was shown, clicked and earned.
         log_prob_BH: log-probability of the slate under the distribution it was sampled from.
         is_active_BH: False for steps after a session's end; these carry nothing.
         end_length_B: history length at the end.
@@ -30,6 +54,7 @@ class Rollout:
     history_BT: Tensor
     length_BH: Tensor
     slate_BHK: Tensor
+    is_clicked_BHK: Tensor
     reward_BH: Tensor
     log_prob_BH: Tensor
     is_active_BH: Tensor
@@ -37,7 +62,7 @@ class Rollout:
     is_truncated_B: Tensor
 
 
-def play(environment: SimulatedUsers, agent: SlateAgent, *, users: int, replicas: int, seed: int) -> Rollout:
+def play(environment: Sessions, agent: SlateAgent, *, users: int, replicas: int, seed: int) -> Rollout:
     """Plays `users` x `replicas` sessions; the replicas of one user begin alike (rows u * replicas to + replicas).
 
     Slates are sampled; seeds decide everything.
@@ -46,7 +71,7 @@ def play(environment: SimulatedUsers, agent: SlateAgent, *, users: int, replicas
     observation = environment.replicate(replicas)
     generator = torch.Generator(device=observation.history_BT.device).manual_seed(seed)
     slate_scores = agent.following()
-    lengths, slates, rewards, log_probs, actives = [], [], [], [], []
+    lengths, slates, clicked, rewards, log_probs, actives = [], [], [], [], [], []
     is_truncated_B = torch.zeros(users * replicas, dtype=torch.bool, device=observation.length_B.device)
     for _ in range(environment.horizon):
         is_active_B = environment.state.get("is_active")
@@ -58,6 +83,7 @@ def play(environment: SimulatedUsers, agent: SlateAgent, *, users: int, replicas
         log_probs.append(plackett_luce.log_prob(score_BN, slate_BK))
         result = environment.step(slate_BK)
         slates.append(slate_BK)
+        clicked.append(result.is_clicked_BK)
         rewards.append(result.reward_B)
         actives.append(is_active_B)
         is_truncated_B |= result.truncated_B
@@ -66,6 +92,7 @@ def play(environment: SimulatedUsers, agent: SlateAgent, *, users: int, replicas
         history_BT=observation.history_BT,
         length_BH=torch.stack(lengths, dim=1),
         slate_BHK=torch.stack(slates, dim=1),
+        is_clicked_BHK=torch.stack(clicked, dim=1),
         reward_BH=torch.stack(rewards, dim=1),
         log_prob_BH=torch.stack(log_probs, dim=1),
         is_active_BH=torch.stack(actives, dim=1),

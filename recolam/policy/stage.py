@@ -1,19 +1,26 @@
 """Trains the slate policy in the world and compares it with what else one could show."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from recolam.contracts.artifact import Artifact
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.policy import returns
 from recolam.policy.agent import SlateAgent
-from recolam.policy.training import PolicyTrainingConfig, train_policy
-from recolam.progress import say
+from recolam.policy.reward import WORLD_ALONE, Reward, Surroundings, check_weights
+from recolam.policy.rewarded import under
+from recolam.policy.training import OnValidation, PolicyTrainingConfig, train_policy
 from recolam.seeding import derive
+from recolam.sequence.distributed import current
 from recolam.sequence.model import load_sequence_model
+from recolam.world.learnt_reward import LearntReward
 from recolam.world.saved import SavedWorld
 
 
@@ -23,46 +30,101 @@ class PolicyConfig:
 
     `temperature` divides the item scores. What is served is the most probable slate, what learns is the sampled one: a
     low temperature keeps the two close.
+
+    Attributes:
+        reward: what is learnt for and validated by: weights of the names in `recolam.policy.reward`.
+        learnt_reward: the folder of the reward "learnt" (`recolam.world.learnt_reward`).
     """
 
     temperature: float = 0.2
     evaluation_users: int = 1000
     evaluation_seeds: int = 10
     training: PolicyTrainingConfig = field(default_factory=PolicyTrainingConfig)
+    reward: dict[str, float] = field(default_factory=lambda: dict(WORLD_ALONE))
+    learnt_reward: str | None = None
+
+    def __post_init__(self) -> None:
+        check_weights(self.reward)
+
+
+def fingerprint(config: PolicyConfig) -> str | None:
+    """The content of the learnt reward, wherever it lies."""
+    return None if config.learnt_reward is None else LearntReward.digest(Path(config.learnt_reward))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that training needs, made of a config and the stage's inputs.
+
+    Attributes:
+        world: the world's artifact.
+        reward: the composed reward; `settings` has its definition and goes into policy.json.
+        popularity_N: the behaviour log's events per token id.
+    """
+
+    config: PolicyConfig
+    pretrained: Path
+    world: SavedWorld
+    dataset: TokenisedDataset
+    reward: Reward
+    settings: dict[str, Any]
+    popularity_N: Tensor
+
+    @classmethod
+    def of(cls, config: PolicyConfig, inputs: Mapping[str, Artifact]) -> "Prepared":
+        """Raises ConfigError or ArtifactError for inputs that cannot be used."""
+        pretrained, world = inputs["pretrain"].path / "model", SavedWorld.open(inputs["world"].path)
+        dataset, model = TokenisedDataset.load(inputs["features"].path), load_sequence_model(pretrained).eval()
+        group_V = dataset.item_group_V
+        surroundings = Surroundings(
+            model=model.requires_grad_(False),
+            group_N=None if group_V is None else torch.from_numpy(group_V).long(),
+            learnt=None if config.learnt_reward is None else LearntReward.load(Path(config.learnt_reward)),
+        )
+        reward = Reward(config.reward, surroundings)
+        meaning = "watch time" if world.kind == "interest_evolution" else "fitted reward given a click"
+        definition = reward.definition(gamma=config.training.gamma)
+        settings = {
+            "slate_size": world.environment(population="train").slate_size,
+            "max_len": model.config.max_len,
+            "domain": dataset.info["domain"],
+            "world": world.kind,
+            "reward": {**definition, "response": meaning, "learnt": fingerprint(config)},
+            "gamma": config.training.gamma,
+        }
+        popularity_N = torch.from_numpy(dataset.item_count_V).float()
+        return cls(config, pretrained, world, dataset, reward, settings, popularity_N)
+
+    def fresh(self) -> SlateAgent:
+        """The policy before training."""
+        model = load_sequence_model(self.pretrained).eval()
+        return SlateAgent(model, self.config.temperature, self.dataset.items, self.settings)
+
+    def train(
+        self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None
+    ) -> dict[str, list[list[float]]]:
+        """Trains the agent with the world's train users, as the stage does with this seed; returns the curves."""
+        environment = under(self.reward, self.world.environment(population="train"))
+        return train_policy(
+            agent, environment, self.config.training, seed=derive(seed, "policy"), scratch=scratch,
+            popularity_N=self.popularity_N, on_validation=on_validation,
+        )  # fmt: skip
 
 
 def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
-    """Inputs: pretrain (start weights), world, features. Leaves model/, vocabulary.json, policy.json, curves.json.
+    """Inputs: pretrain (start weights), world, features. Leaves model/, vocabulary.json, policy.json, curves.json,
+    returns.json (of the world's own reward) and, where another one was learnt for, composed_returns.json.
 
     The comparison plays users whom neither the fitting nor the training of the policy has met, on seeds of its own.
     """
-    pretrain, world = context.inputs["pretrain"], SavedWorld.open(context.inputs["world"].path)
-    dataset = TokenisedDataset.load(context.inputs["features"].path)
-    learning, judging = (world.environment(population=name) for name in ("train", "held_out"))
-    settings = {
-        "slate_size": learning.slate_size,
-        "max_len": load_sequence_model(pretrain.path / "model").config.max_len,
-        "domain": dataset.info["domain"],
-        "world": world.kind,
-        "reward": "watch time" if world.kind == "interest_evolution" else "fitted reward given a click",
-        "gamma": config.training.gamma,
-    }
-
-    def fresh() -> SlateAgent:
-        model = load_sequence_model(pretrain.path / "model").eval()
-        return SlateAgent(model, config.temperature, dataset.items, settings)
-
-    agent = fresh()
-    popularity_N = torch.from_numpy(dataset.item_count_V).float()
-    curves = train_policy(
-        agent, learning, config.training, seed=derive(context.seed, "policy"), scratch=context.scratch,
-        popularity_N=popularity_N,
-    )  # fmt: skip
-    say("comparing policies on held-out users")
-    k, untrained = judging.slate_size, fresh()
+    prepared = Prepared.of(config, context.inputs)
+    judging, agent = prepared.world.environment(population="held_out"), prepared.fresh()
+    curves = prepared.train(agent, seed=context.seed, scratch=context.scratch)
+    current().say("comparing policies on held-out users")
+    k, untrained = judging.slate_size, prepared.fresh()
     policies = {
         "random": returns.uniform(tokens=judging.tokens, k=k),
-        "popularity": returns.static(popularity_N, k=k),
+        "popularity": returns.static(prepared.popularity_N, k=k),
         "untrained": returns.sampled(untrained, k=k),
         "pretrained_greedy": returns.greedy(untrained, k=k),
         "trained": returns.greedy(agent, k=k),
@@ -71,11 +133,17 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     }
     seeds = returns.comparison_seeds(context.seed, config.evaluation_seeds)
     table = returns.compare(judging, policies, users=config.evaluation_users, seeds=seeds)
-    agent.save(context.out, titles=dataset.titles)
+    both = {"returns": table}
+    if not prepared.reward.is_worlds_own:
+        judge = under(prepared.reward, judging)
+        both["composed_returns"] = returns.compare(judge, policies, users=config.evaluation_users, seeds=seeds)
+    agent.save(context.out, titles=prepared.dataset.titles)
     (context.out / "curves.json").write_text(json.dumps(curves))
-    (context.out / "returns.json").write_text(json.dumps(table))
+    for name, content in both.items():
+        (context.out / f"{name}.json").write_text(json.dumps(content))
     return {
-        "returns": table,
+        **both,
+        "reward": prepared.settings["reward"],
         "best_validation_return": max(value for _, value in curves["validation_return"]),
         "training": asdict(config.training),
         "evaluation_users": config.evaluation_users,

@@ -67,8 +67,8 @@ class Processes:
         if self.is_first:
             say(message)
 
-    def progress(self, label: str, *, total: int) -> "Progress | Silence":
-        return Progress(label, total=total) if self.is_first else Silence()
+    def progress(self, label: str, *, total: int, unit: str = "step") -> "Progress | Silence":
+        return Progress(label, total=total, unit=unit) if self.is_first else Silence()
 
     def agree(self, value: float) -> float:
         """The first process's value, in all of them; nobody goes on before everybody is here."""
@@ -97,6 +97,40 @@ class Processes:
         own_Q = value_Q[self.rank :: self.size]
         own_Q.copy_(torch.from_numpy(value_R[: len(own_Q)]))
         return self.total(value_Q).numpy()
+
+    def own_blocks(self, count: int) -> range:
+        """Which of `count` blocks of work are this process's: neighbours, equally many for each.
+
+        Raises:
+            ConfigError: `count` does not divide.
+        """
+        if count % self.size:
+            raise ConfigError(f"{count} shards cannot be dealt to {self.size} processes in equal parts")
+        each = count // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+    def all_blocks(self, row_RX: Tensor, *, count: int) -> Tensor:
+        """The rows of all `count` blocks, [count, X], in all processes, from those of each one's own.
+
+        Nothing is rounded, so what is computed from them does not depend on how many processes there are.
+        """
+        if self.size == 1:
+            return row_RX
+        row_CX = row_RX.new_zeros(count, *row_RX.shape[1:])
+        own = self.own_blocks(count)
+        row_CX[own.start : own.stop] = row_RX
+        return self.total(row_CX)
+
+    def shared(
+        self, found: tuple[dict[str, Tensor], dict[str, Any]] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The first process's checkpoint, in all of them, so that only that one needs the file."""
+        if self.size == 1:
+            return found
+        text = _broadcast_bytes(json.dumps(found[1] if found else None).encode())
+        tensors = _broadcast_bytes(safetensors.torch.save(found[0]) if found else b"")
+        state = json.loads(text)
+        return None if state is None else (safetensors.torch.load(tensors), state)
 
 
 class Silence:
@@ -225,17 +259,6 @@ class Spread:
             is_cut = isinstance(like, DTensor) and like.shape == value.shape
             parts[key] = _cut(value.to(self.device), like) if is_cut else value  # type: ignore[arg-type]
         return parts
-
-    def shared(
-        self, found: tuple[dict[str, Tensor], dict[str, Any]] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The first process's checkpoint, in all of them, so that only that one needs the file."""
-        if self.processes.size == 1:
-            return found
-        text = _broadcast_bytes(json.dumps(found[1] if found else None).encode())
-        tensors = _broadcast_bytes(safetensors.torch.save(found[0]) if found else b"")
-        state = json.loads(text)
-        return None if state is None else (safetensors.torch.load(tensors), state)
 
 
 class SharedGradient:

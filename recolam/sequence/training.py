@@ -255,7 +255,7 @@ class _Trainer:
             save_checkpoint(self.scratch, tensors=tensors, state={"run": self._identity(), **vars(self.state)})
 
     def _resume(self) -> None:
-        found = self.spread.shared(load_checkpoint(self.scratch) if self.processes.is_first else None)
+        found = self.processes.shared(load_checkpoint(self.scratch) if self.processes.is_first else None)
         if found is None or found[1].pop("run") != self._identity():
             return  # a checkpoint of another configuration is of no use here
         tensors, state = self.spread.cut(found[0], self.optimizer), found[1]

@@ -25,7 +25,7 @@ from recolam.pretrain.stage import PretrainConfig, new_model
 from recolam.seeding import derive
 from recolam.sequence.training import train_sequence_model
 from recolam.tune.space import check_space, over, parse_space, space_json
-from recolam.tune.study import Objective, Report, SearchConfig, search
+from recolam.tune.study import Objective, Report, SearchConfig, search, summary
 
 DEFAULT_SPACE: dict[str, Any] = {
     "width": [64, 128, 256],
@@ -79,8 +79,7 @@ def tune(config: TuneConfig, limits: SearchConfig, *, home: str | None = None) -
     """Searches, or goes on searching; writes `runs/tune/<study>/best.json`, which `recolam run --config` reads.
 
     Returns:
-        {"study", "trials": {"complete", "pruned", "failed", "interrupted"}, "best_value", "best_values",
-        "best_config"}; the last is the path of best.json, and the last three are None where no trial is complete.
+        What `recolam.tune.study.summary` says.
 
     Raises:
         ConfigError: an unusable setting, space or study.
@@ -111,12 +110,7 @@ def tune(config: TuneConfig, limits: SearchConfig, *, home: str | None = None) -
         home=plan.home, identity=identity, metric="validation_ndcg10",
         describe=lambda values: {"pretrain": to_mapping(make(values))},
     )  # fmt: skip
-    counts = {name: getattr(found, name) for name in ("complete", "pruned", "failed", "interrupted")}
-    best = None if found.best_values is None else str(folder / "best.json")
-    return {
-        "study": study, "trials": counts, "best_value": found.best_value, "best_values": found.best_values,
-        "best_config": best,
-    }  # fmt: skip
+    return summary(found, study=study, best_file=folder / "best.json")
 
 
 def pretrain_objective(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -240,6 +241,18 @@ class _Search:
             failed=len(ended[TrialState.FAIL]), interrupted=len(repeated - {None}),
             best_value=None if best is None else best.value, best_values=None if best is None else dict(best.params),
         )  # fmt: skip
+
+
+def summary(result: SearchResult, *, study: str, best_file: Path) -> dict[str, Any]:
+    """{"study", "trials": {"complete", "pruned", "failed", "interrupted"}, "best_value", "best_values", "best_config"};
+    the last is the path of best.json, and the last three are None where no trial is complete."""
+    return {
+        "study": study,
+        "trials": {name: getattr(result, name) for name in ("complete", "pruned", "failed", "interrupted")},
+        "best_value": result.best_value,
+        "best_values": result.best_values,
+        "best_config": None if result.best_values is None else str(best_file),
+    }
 
 
 def _check_identity(study: optuna.Study, identity: dict[str, Any]) -> None:

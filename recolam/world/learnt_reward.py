@@ -86,6 +86,12 @@ class LearntReward:
         write_json(folder / _SETTINGS, content | {"digest": canonical_digest(content)})
 
     @classmethod
+    def digest(cls, folder: Path) -> str:
+        """Names the content of a folder that `save` wrote. Raises ArtifactError as `load` does."""
+        cls.load(folder)
+        return sha256_file(folder / _SETTINGS)
+
+    @classmethod
     def load(cls, folder: Path) -> "LearntReward":
         """What `save` wrote.
 

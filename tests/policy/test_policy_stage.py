@@ -1,0 +1,164 @@
+"""The policy stage on the tiny demo: what its reward leaves behind, its curves in MLflow, and the search."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recolam import pipeline
+from recolam.contracts.artifact import open_artifact
+from recolam.contracts.dataset import TokenisedDataset
+from recolam.contracts.home import Home
+from recolam.errors import ConfigError
+from recolam.policy.agent import SlateAgent
+from recolam.policy.reward import TERMS
+from recolam.policy.stage import PolicyConfig
+from recolam.sequence.model import load_sequence_model
+from recolam.tracking import STEP_KEY, client, experiment_id
+from recolam.world.learnt_reward import LearntReward
+from tests.conftest import FinishedRun, Outcome
+from tests.databases import home_with_database
+
+Recolam = Callable[..., Outcome]
+SMALL = {
+    "evaluation_users": 20, "evaluation_seeds": 2,
+    "training": {"iterations": 2, "users": 8, "replicas": 2, "validation_users": 16, "validation_seeds": 2},
+}  # fmt: skip
+
+
+def parents(run: FinishedRun) -> list[str]:
+    return [f"--input={name}={run.artifact(name)}" for name in ("pretrain", "world", "features")]
+
+
+@pytest.fixture
+def home(tmp_path: Path, migrated: Path) -> Home:
+    return home_with_database(tmp_path / "home", migrated)
+
+
+@pytest.fixture
+def make_policy(
+    tiny_run: FinishedRun, home: Home, tmp_path: Path, recolam: Recolam
+) -> Callable[[dict[str, Any]], Outcome]:
+    """Runs `recolam policy` on the tiny run's artifacts."""
+
+    def run(settings: dict[str, Any]) -> Outcome:
+        (tmp_path / "config.json").write_text(json.dumps({**SMALL, **settings}))
+        options = ["--preset", "tiny", "--home", home.root, "--config", tmp_path / "config.json"]
+        return recolam("policy", *parents(tiny_run), *options)
+
+    return run
+
+
+@pytest.mark.slow
+def test_curves_arrive_in_mlflow_step_by_step(tiny_run: FinishedRun) -> None:
+    opened, policy = client(tiny_run.home), open_artifact(tiny_run.artifact("policy"))
+    query = f"tags.`{STEP_KEY}` = '{policy.digest}'"
+    (run,) = opened.search_runs([experiment_id(tiny_run.home, opened)], filter_string=query)
+    curves = policy.json("curves.json")
+    validated = {"validation_return", "coverage", "effective_items", "exposure_drift", "popularity"}
+    assert set(curves) == validated | {"return", "value_loss", "entropy", "kl"}
+    for name, points in curves.items():
+        assert [step for step, _ in points] == ([0, 2, 4] if name in validated else [1, 2, 3, 4])
+        history = opened.get_metric_history(run.info.run_id, name)
+        assert sorted([point.step, point.value] for point in history) == points
+
+
+@pytest.mark.slow
+def test_the_reward_is_kept_with_the_policy_and_both_returns_are_told(
+    tiny_run: FinishedRun, tmp_path: Path, make_policy: Callable[[dict[str, Any]], Outcome]
+) -> None:
+    model = load_sequence_model(tiny_run.artifact("pretrain") / "model")
+    learnt = LearntReward(torch.zeros(1 + model.config.width, 1), torch.ones(model.config.tokens, 1), 0.0, True)
+    learnt.save(tmp_path / "somewhere" / "irl")
+    weights = {"response": 2.0, "learnt": 1.0, "fairness": 0.0, "diversity": 0.0}  # learnt is 0 everywhere
+    done = make_policy({"reward": weights, "learnt_reward": str(tmp_path / "somewhere" / "irl")})
+    assert done.code == 0, done.err
+    artifact = open_artifact(done.out.strip(), stage="policy")
+    told = SlateAgent.load(artifact.path).settings["reward"]
+    assert told["weights"] == weights
+    assert told["formulas"] == {name: TERMS[name].formula for name in weights}
+    assert (told["gamma"], told["response"]) == (0.95, "watch time")
+    assert told["learnt"] == LearntReward.digest(tmp_path / "somewhere" / "irl")
+    assert artifact.metrics["reward"] == told
+    assert artifact.manifest["config"]["reward"] == weights
+    assert artifact.manifest["config"]["learnt_reward"] == "irl"
+    own, composed = artifact.metrics["returns"], artifact.metrics["composed_returns"]
+    assert (own, composed) == (artifact.json("returns.json"), artifact.json("composed_returns.json"))
+    for name, row in own.items():
+        assert composed[name]["per_seed"] == pytest.approx([2 * value for value in row["per_seed"]], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_reward_that_this_world_cannot_pay_is_refused(make_policy: Callable[[dict[str, Any]], Outcome]) -> None:
+    done = make_policy({"reward": {"response": 1.0, "uncertainty": -1.0}})
+    assert (done.code, done.out) == (2, "")
+    assert "reward 'uncertainty' needs fitted users that are several models" in done.err
+
+
+def test_an_unknown_reward_is_refused_with_the_list() -> None:
+    with pytest.raises(ConfigError, match="'dwell' is not one of clicks, response"):
+        PolicyConfig(reward={"dwell": 1.0})
+
+
+@pytest.mark.slow
+def test_items_are_grouped_by_their_first_tag(tiny_run: FinishedRun) -> None:
+    dataset = TokenisedDataset.load(tiny_run.artifact("features"))
+    assert dataset.item_group_V is not None
+    groups = dataset.info["item_groups"]
+    assert groups == sorted(set(groups))
+    assert len(groups) > 1
+    assert dataset.item_group_V[:3].tolist() == [-1, -1, -1]
+    assert set(dataset.item_group_V[3:].tolist()) == set(range(len(groups)))
+
+
+@pytest.mark.slow
+def test_tuned_settings_earn_in_the_stage_what_they_earned_in_the_search(
+    tiny_run: FinishedRun, home: Home, tmp_path: Path, recolam: Recolam
+) -> None:
+    space, config = tmp_path / "space.json", tmp_path / "config.json"
+    space.write_text(json.dumps({"training.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}))
+    config.write_text(json.dumps({"policy": SMALL}))
+    search = ["tune", "--stage", "policy", "--preset", "tiny", "--home", home.root, "--seed", 3, *parents(tiny_run)]
+    done = recolam(*search, "--space", space, "--config", config, "--trials", 2)
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
+    assert answer["trials"] == {"complete": 2, "pruned": 0, "failed": 0, "interrupted": 0}
+    more = json.loads(recolam(*search, "--space", space, "--config", config, "--trials", 3).out)
+    assert more["study"] == answer["study"] == "policy-demo-tiny-3"
+    assert more["trials"]["complete"] + more["trials"]["pruned"] == 3
+    assert more["best_value"] >= answer["best_value"]
+    opened = client(home)
+    runs = opened.search_runs([experiment_id(home, opened)])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(children) == 3
+    assert all(opened.get_metric_history(run.info.run_id, "validation_return") for run in children)
+
+    best = json.loads(Path(more["best_config"]).read_text())
+    assert best["policy"]["training"]["learning_rate"] == more["best_values"]["training.learning_rate"]
+    plan = pipeline.make_plan(preset="tiny", home=str(home.root), seed=3, overrides=best)
+    inputs = {name: open_artifact(tiny_run.artifact(name)) for name in ("pretrain", "world", "features")}
+    settings = pipeline.stage_config(plan, "policy")
+    artifact, _ = pipeline.execute("policy", settings, inputs, home=home, seed=3, is_tracked=False)
+    assert artifact.metrics["best_validation_return"] == more["best_value"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["reward.response", "evaluation_users", "training.validation_seeds"])
+def test_what_trials_are_judged_by_cannot_be_searched(
+    tiny_run: FinishedRun, tmp_path: Path, recolam: Recolam, key: str
+) -> None:
+    (tmp_path / "space.json").write_text(json.dumps({key: [1, 2]}))
+    options = ["--space", tmp_path / "space.json", "--home", tmp_path / "home"]
+    done = recolam("tune", "--stage", "policy", *parents(tiny_run), *options)
+    assert done.code == 2
+    assert f"{key}: 1 is no setting (trials are judged by it" in done.err
+    assert not (tmp_path / "home" / "runs" / "tune").exists()
+
+
+def test_a_search_without_its_artifacts_is_refused(tmp_path: Path, recolam: Recolam) -> None:
+    done = recolam("tune", "--stage", "policy", "--home", tmp_path / "home")
+    assert done.code == 2
+    assert "policy needs --input pretrain=PATH" in done.err
