@@ -162,6 +162,8 @@ def recommend(
 
     query = {"history": [_ids(history)], "exclude": [_ids(exclude)], "k": [k]}
     answer: Any = load_model(Home.at(home), model).predict(pd.DataFrame(query))
+    if problem := answer.get("problem", [""])[0]:
+        raise DataError(f"no slate keeps the policy's constraints: {problem}")
     slate, scores = list(answer["slate"][0]), [float(score) for score in answer["scores"][0]]
     if as_json:
         print(json.dumps({"model": model, "slate": slate, "scores": scores}))

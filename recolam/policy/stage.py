@@ -12,10 +12,13 @@ from torch import Tensor
 from recolam.contracts.artifact import Artifact
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
+from recolam.errors import ConfigError
 from recolam.policy import returns
 from recolam.policy.agent import SlateAgent
+from recolam.policy.retrieval import candidates_for
 from recolam.policy.reward import WORLD_ALONE, Reward, Surroundings, check_weights
 from recolam.policy.rewarded import under
+from recolam.policy.rules import ConstraintsConfig, check_slates, named_constraints
 from recolam.policy.training import OnValidation, PolicyTrainingConfig, train_policy
 from recolam.seeding import derive
 from recolam.sequence.distributed import current
@@ -34,6 +37,9 @@ class PolicyConfig:
     Attributes:
         reward: what is learnt for and validated by: weights of the names in `recolam.policy.reward`.
         learnt_reward: the folder of the reward "learnt" (`recolam.world.learnt_reward`).
+        constraints: what every slate keeps, in training as when serving.
+        candidates: from how many items, found by the pretrained model, a slate is chosen; 0 for the whole catalogue, or
+            for as many as are tractable where it has more than `recolam.policy.retrieval.LARGEST_WHOLE` items.
     """
 
     temperature: float = 0.2
@@ -42,9 +48,13 @@ class PolicyConfig:
     training: PolicyTrainingConfig = field(default_factory=PolicyTrainingConfig)
     reward: dict[str, float] = field(default_factory=lambda: dict(WORLD_ALONE))
     learnt_reward: str | None = None
+    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
+    candidates: int = 0
 
     def __post_init__(self) -> None:
         check_weights(self.reward)
+        if self.candidates < 0:
+            raise ConfigError(f"candidates is {self.candidates}, below 0")
 
 
 def fingerprint(config: PolicyConfig) -> str | None:
@@ -84,21 +94,25 @@ class Prepared:
         reward = Reward(config.reward, surroundings)
         meaning = "watch time" if world.kind == "interest_evolution" else "fitted reward given a click"
         definition = reward.definition(gamma=config.training.gamma)
+        slate_size = world.environment(population="train").slate_size
         settings = {
-            "slate_size": world.environment(population="train").slate_size,
+            "slate_size": slate_size,
             "max_len": model.config.max_len,
             "domain": dataset.info["domain"],
             "world": world.kind,
             "reward": {**definition, "response": meaning, "learnt": fingerprint(config)},
             "gamma": config.training.gamma,
+            **_restrictions(config, dataset, slate_size=slate_size),
         }
         popularity_N = torch.from_numpy(dataset.item_count_V).float()
         return cls(config, pretrained, world, dataset, reward, settings, popularity_N)
 
     def fresh(self) -> SlateAgent:
         """The policy before training."""
-        model = load_sequence_model(self.pretrained).eval()
-        return SlateAgent(model, self.config.temperature, self.dataset.items, self.settings)
+        model, retriever = load_sequence_model(self.pretrained).eval(), None
+        if self.settings.get("candidates"):
+            retriever = load_sequence_model(self.pretrained).eval().requires_grad_(False)
+        return SlateAgent(model, self.config.temperature, self.dataset.items, self.settings, retriever=retriever)
 
     def train(
         self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None
@@ -109,6 +123,18 @@ class Prepared:
             agent, environment, self.config.training, seed=derive(seed, "policy"), scratch=scratch,
             popularity_N=self.popularity_N, on_validation=on_validation,
         )  # fmt: skip
+
+
+def _restrictions(config: PolicyConfig, dataset: TokenisedDataset, *, slate_size: int) -> dict[str, Any]:
+    """What narrows slates, for policy.json; nothing where nothing does."""
+    found: dict[str, Any] = {}
+    if not config.constraints.is_empty:
+        named = named_constraints(config.constraints, dataset)
+        check_slates(named.on(dataset.items), items=len(dataset.items), slate_size=slate_size)
+        found["constraints"] = named.as_json()
+    if count := candidates_for(config.candidates, items=len(dataset.items), slate_size=slate_size):
+        found["candidates"] = count
+    return found
 
 
 def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
