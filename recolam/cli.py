@@ -17,7 +17,7 @@ from recolam import pipeline, presets
 from recolam.contracts.artifact import Artifact, open_artifact
 from recolam.contracts.config import read_settings
 from recolam.contracts.home import Home
-from recolam.errors import ConfigError, RecolamError
+from recolam.errors import ConfigError, DataError, RecolamError
 from recolam.memory import keep_freed_memory
 from recolam.threads import wait_passively
 

@@ -161,10 +161,10 @@ class SlateAgent:
 
     def _retrieved(self, state_BD: Tensor, table_ND: Tensor, history_BT: Tensor, excluded_BX: Tensor | None) -> Tensor:
         barred_BT = history_BT if excluded_BX is None else torch.cat([history_BT, excluded_BX], dim=1)
-        count = int(self.settings["candidates"])
         return retrieve(
-            state_BD, table_ND, barred_BT, count=count, constraints=self.constraints, is_barred_N=self.is_barred_N
-        )
+            state_BD, table_ND, barred_BT, count=int(self.settings["candidates"]),
+            slate_size=int(self.settings["slate_size"]), constraints=self.constraints, is_barred_N=self.is_barred_N,
+        )  # fmt: skip
 
     def _among(self, candidate_BC: Tensor, state_BD: Tensor, table_ND: Tensor) -> SlateDistribution:
         return over_candidates(

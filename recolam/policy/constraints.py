@@ -203,7 +203,7 @@ class OpenItems:
             is_open_B = is_open_B & self._free_BN[:, item]
             if is_checked and not bool(is_open_B.all()):
                 row = int(is_open_B.long().argmin())
-                raise NoSuchSlate(f"item {item} fixed at position {position} is blocked or barred", row=row)
+                raise NoSuchSlate(f"the item fixed at position {position} is blocked or barred", row=row)
         return is_open_B
 
     def _check_rows(self, k: int, *, is_checked: bool) -> Tensor:

@@ -38,7 +38,7 @@ class SlateDistribution:
     Attributes:
         score_BM: -inf for what a slate may not show.
         candidate_BC: the item of each column; None where columns are the catalogue's items themselves.
-        constraints: on items, not on columns; None for none. Fixed positions behind a slate's end mean nothing.
+        constraints: on items, not on columns; None for none. An item that is fixed behind a slate's end is not shown.
     """
 
     score_BM: Tensor
@@ -51,12 +51,12 @@ class SlateDistribution:
         Raises:
             ValueError: a row has no slate of this size that keeps the constraints; see `is_possible`.
         """
-        constraints = self._within(k)
-        if self.candidate_BC is not None:
-            return two_stage.sample(self.candidate_BC, self.score_BM, k, generator, constraints)
-        if constraints is None:
-            return plackett_luce.sample(self.score_BM, k, generator)
-        return constrained.sample(self.score_BM, k, constraints, generator)
+        fit = self._of_size(k)
+        if fit.candidate_BC is not None:
+            return two_stage.sample(fit.candidate_BC, fit.score_BM, k, generator, fit.constraints)
+        if fit.constraints is None:
+            return plackett_luce.sample(fit.score_BM, k, generator)
+        return constrained.sample(fit.score_BM, k, fit.constraints, generator)
 
     def position_log_probs(self, slate_BK: Tensor) -> Tensor:
         """log P(a_k | a_1..a_{k-1}), float [B, K], differentiable in the scores. For slates that it can show.
@@ -64,12 +64,12 @@ class SlateDistribution:
         Raises:
             ValueError: a row has no slate of this size at all.
         """
-        constraints = self._within(slate_BK.shape[1])
-        if self.candidate_BC is not None:
-            return two_stage.position_log_probs(self.candidate_BC, self.score_BM, slate_BK, constraints)
-        if constraints is None:
-            return plackett_luce.position_log_probs(self.score_BM, slate_BK)
-        return constrained.position_log_probs(self.score_BM, slate_BK, constraints)
+        fit = self._of_size(slate_BK.shape[1])
+        if fit.candidate_BC is not None:
+            return two_stage.position_log_probs(fit.candidate_BC, fit.score_BM, slate_BK, fit.constraints)
+        if fit.constraints is None:
+            return plackett_luce.position_log_probs(fit.score_BM, slate_BK)
+        return constrained.position_log_probs(fit.score_BM, slate_BK, fit.constraints)
 
     def log_prob(self, slate_BK: Tensor) -> Tensor:
         """Exact log-probability of each ordered slate, float [B]; -inf for one that it never shows."""
@@ -88,21 +88,21 @@ class SlateDistribution:
         Raises:
             ConfigError: no row of any catalogue could have one (more of a group are fixed than a slate may show).
         """
-        constraints = self._within(k)
-        if constraints is None:
-            return torch.isfinite(self.score_BM).sum(dim=1) >= k
-        constraints = self._of_columns(constraints)
-        return OpenItems(constraints, self.score_BM, k, is_checked=False).is_possible_B
+        fit = self._of_size(k)
+        rules = fit._on_columns()
+        if rules is None:
+            return torch.isfinite(fit.score_BM).sum(dim=1) >= k
+        return OpenItems(rules, fit.score_BM, k, is_checked=False).is_possible_B
 
     def first_scores(self, k: int) -> Tensor:
         """Scores of the first position that is not fixed, -inf for items not open there, float [B, M]."""
-        constraints = self._within(k)
-        if constraints is None:
-            return self.score_BM
-        constraints = self._of_columns(constraints)
-        if constraints.is_only_blocking:
-            return constraints.barred(self.score_BM)
-        return self.score_BM.masked_fill(~OpenItems(constraints, self.score_BM, k).first_free(), -torch.inf)
+        fit = self._of_size(k)
+        rules = fit._on_columns()
+        if rules is None:
+            return fit.score_BM
+        if rules.is_only_blocking:
+            return rules.barred(fit.score_BM)
+        return fit.score_BM.masked_fill(~OpenItems(rules, fit.score_BM, k).first_free(), -torch.inf)
 
     def rows(self, chosen: Tensor) -> "SlateDistribution":
         """The distribution of some rows (a mask or indices)."""
@@ -125,11 +125,18 @@ class SlateDistribution:
         place_BK = (slate_BK[..., None] == self.candidate_BC[:, None]).long().argmax(dim=2)
         return self.score_BM.gather(1, place_BK)
 
-    def _within(self, k: int) -> SlateConstraints | None:
-        return None if self.constraints is None else self.constraints.within(k)
+    def _of_size(self, k: int) -> "SlateDistribution":
+        """The distribution of slates of k items."""
+        behind = [] if self.constraints is None else [i for place, i in self.constraints.fixed.items() if place >= k]
+        if self.constraints is None or not behind:
+            return self
+        item_BT = torch.tensor(behind, device=self.score_BM.device).expand(len(self.score_BM), -1)
+        return replace(self.without(item_BT), constraints=self.constraints.within(k))
 
-    def _of_columns(self, constraints: SlateConstraints) -> SlateConstraints:
-        return constraints if self.candidate_BC is None else two_stage.narrowed(constraints, self.candidate_BC)
+    def _on_columns(self) -> SlateConstraints | None:
+        if self.constraints is None or self.candidate_BC is None:
+            return self.constraints
+        return two_stage.narrowed(self.constraints, self.candidate_BC)
 
 
 def over_catalogue(
