@@ -29,14 +29,7 @@ app = typer.Typer(
     "own demo world when you name no data. Exit codes: 0 done, 1 failure, 2 wrong input, 3 damaged artifact.",
 )
 Preset = StrEnum("Preset", list(presets.NAMES))  # type: ignore[misc]  # the names live in one place
-
-
-class TunedStage(StrEnum):
-    """What `recolam tune` can search."""
-
-    pretrain = "pretrain"
-    policy = "policy"
-
+TunedStage = StrEnum("TunedStage", ["pretrain", "policy"])
 
 HomeOption = Annotated[
     str | None, typer.Option("--home", help="Root of feature_store/, mlruns/ and runs/; default: this repository.")
@@ -209,6 +202,10 @@ def bench(
     **inverse-rl** (how much of a planted reward comes back from choices, and what policies earn that follow it):
     --seeds --rows --iterations, --policies true or false (train policies on it, too).
 
+    **closed-loop** (what a policy that learnt in fitted users earns with the demo's true ones, and whether the fitted
+    ones rank policies alike): --seeds N worlds from --seed on, --preset, --iterations of every training, --users and
+    --evaluations to score, --penalty and --bonus of the cautious training, --home to keep the stages' artifacts.
+
     **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed.
     """
     from recolam import bench as benches  # torch takes seconds to import
@@ -223,18 +220,12 @@ def bench(
 def tune(
     data: DataOption = "demo",
     format: Annotated[str, typer.Option(help="The log's format; 'auto' looks.")] = "auto",
+    stage: Annotated[TunedStage, typer.Option(help="Whose settings; policy needs --input.")] = TunedStage.pretrain,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="Settings that the space does not name. For pretrain two-cores (default) or sparse, for policy "
-            f"{', '.join(presets.NAMES)} (default: quick)."
-        ),
+        typer.Option(help=f"The other settings: {', '.join(presets.SEQUENCE)}; for policy {', '.join(presets.NAMES)}."),
     ] = None,
-    stage: Annotated[TunedStage, typer.Option(help="Whose settings: pretrain or policy.")] = TunedStage.pretrain,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", help="For policy: pretrain=PATH, world=PATH, features=PATH; repeat for each."),
-    ] = None,
+    inputs: InputsOption = None,
     trials: Annotated[int, typer.Option(help="Trials that the study has in the end, over all calls.")] = 40,
     timeout: Annotated[
         float | None, typer.Option(help="Minutes, after which this call ends; the next one goes on.")
@@ -254,23 +245,15 @@ def tune(
 
     A killed search goes on where it was, trial and all. best.json, which the line names, is for `recolam run --config`.
     """
-    from recolam.tune.policy import PolicyTuneConfig, tune_policy  # torch and optuna take seconds to import
-    from recolam.tune.pretrain import TuneConfig
-    from recolam.tune.pretrain import tune as tune_pretrain
-    from recolam.tune.study import SearchConfig
+    from recolam.tune.command import tune as search  # torch and optuna take seconds to import
 
-    common: dict[str, Any] = {
-        "data": data, "name": name, "overrides": _read_config(config),
-        "space": None if space is None else _read_config(space), "space_name": str(space or "the default space"),
+    settings = {
+        "data": data, "name": name, "overrides": _read_config(config), "preset": preset, "format": format,
+        "protocol": protocol, "space": space and _read_config(space), "space_name": space and str(space),
     }  # fmt: skip
-    limits = SearchConfig(trials=trials, minutes=timeout, seed=seed)
-    if stage == TunedStage.policy:
-        parents = _open_inputs("policy", inputs or [])
-        answer = tune_policy(PolicyTuneConfig(**common, preset=preset or "quick"), parents, limits, home=home)
-    else:
-        settings = TuneConfig(**common, format=format, preset=preset or "two-cores", protocol=protocol)
-        answer = tune_pretrain(settings, limits, home=home)
-    print(json.dumps(answer))
+    parents = _open_inputs("policy", inputs or []) if stage == TunedStage.policy else {}
+    limits = {"trials": trials, "minutes": timeout, "seed": seed}
+    print(json.dumps(search(stage.value, settings, limits, parents, home=home)))
 
 
 @app.command()

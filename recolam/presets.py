@@ -23,19 +23,23 @@ _DEMO: dict[str, Values] = {
             "training": {
                 "iterations": 4, "users": 16, "validate_every": 2, "validation_users": 32, "checkpoint_every": 2,
             },
+            "closed_loop": {"iterations": 2, "users": 40, "seeds": 2},
         },
         "transfer": {"training": {**_TRAINING, "epochs": 1, "max_len": 24}},
         "evaluate": {"bootstrap": 200},
     },
     "quick": {
         "pretrain": {"width": 32, "training": {**_TRAINING, "epochs": 30, "patience": 5}},
-        "policy": {"training": {"iterations": 120}},
+        "policy": {"training": {"iterations": 120}, "closed_loop": {"iterations": 20, "seeds": 2}},
         "transfer": {"training": {**_TRAINING, "epochs": 15}},
     },
     "standard": {
         "pretrain": {"width": 64, "training": {**_TRAINING, "epochs": 60, "patience": 8}},
         "world": {"epochs": 40},
-        "policy": {"evaluation_seeds": 20, "training": {"iterations": 400}},
+        "policy": {
+            "evaluation_seeds": 20, "training": {"iterations": 400},
+            "closed_loop": {"iterations": 120, "users": 1000, "is_cautious": True},
+        },
         "transfer": {"training": {**_TRAINING, "epochs": 40, "patience": 8}},
     },
     "full": {

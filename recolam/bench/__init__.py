@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from recolam.bench.boredom import BoredomBench, boredom
+from recolam.bench.closed_loop import ClosedLoopBench, closed_loop_bench
 from recolam.bench.gradients import GradientsBench, gradients
 from recolam.bench.grow import GrowBench, grow
 from recolam.bench.inverse_rl import InverseRLBench, inverse_rl
@@ -27,6 +28,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "objectives": (ObjectivesBench, objectives),
     "grow": (GrowBench, grow),
     "boredom": (BoredomBench, boredom),
+    "closed-loop": (ClosedLoopBench, closed_loop_bench),
     "rollout": (RolloutBench, rollout),
     "inverse-rl": (InverseRLBench, inverse_rl),
     "gradients": (GradientsBench, gradients),

@@ -44,6 +44,15 @@ def data_facts(features: Artifact, dataset: TokenisedDataset) -> dict[str, Any]:
     return facts
 
 
+def closed_loop(policy: Artifact, world: Artifact) -> dict[str, Any]:
+    """What the policy stage found where the true users are known; else {"reason"} in words."""
+    if "closed_loop.json" in policy.manifest["files"]:
+        found: dict[str, Any] = policy.json("closed_loop.json")
+        return found
+    is_known = set(world.json("world.json")["kinds"]) != {"fitted"}
+    return {"reason": "the check was switched off" if is_known else "nobody knows the true users of this log"}
+
+
 def lineage(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """One row for every artifact this evaluation rests on, sources first; ancestors that are gone keep their digest."""
     return [

@@ -151,6 +151,47 @@ def reliability_diagram(bins: Sequence[Sequence[float]], *, name: str, title: st
     return _svg(figure, name=name, title=title, description=told + ".")
 
 
+@dataclass(frozen=True)
+class Place:
+    """One point: its label, where it lies, and whether it is one that the report is about."""
+
+    label: str
+    x: float
+    y: float
+    is_ours: bool = False
+
+
+@matplotlib.rc_context(_STYLE)
+def scatter(places: Sequence[Place], *, name: str, title: str, x_axis: str, y_axis: str) -> str:
+    """Points with numbers, which a legend below explains in the order of x; the best of either axis needs no colour.
+
+    Args:
+        x_axis, y_axis: what is measured, with its unit.
+    """
+    ordered = sorted(places, key=lambda place: (place.x, place.label))
+    rows = -(-len(ordered) // 2)
+    figure, axes = _canvas(height=3.4 + 0.24 * rows)
+    for number_, place in enumerate(ordered, start=1):
+        colour = ACCENT if place.is_ours else QUIET
+        axes.plot([place.x], [place.y], marker="o", markersize=6, color=colour)
+        axes.annotate(
+            str(number_), (place.x, place.y), xytext=(4, 4), textcoords="offset points", color=colour, fontsize=9
+        )
+    axes.margins(0.1)
+    axes.tick_params(length=2, labelsize=9)
+    axes.set(xlabel=x_axis, ylabel=y_axis)
+    axes.yaxis.label.set_color(QUIET)
+    lines = [f"{number_}  {_plain(place.label)}" for number_, place in enumerate(ordered, start=1)]
+    columns = ["\n".join(lines[:rows]), "\n".join(lines[rows:])]
+    for left, text in zip((0.0, 0.52), columns, strict=True):
+        axes.annotate(
+            text, (left, 0.0), xycoords="axes fraction", xytext=(0, -42), textcoords="offset points", va="top",
+            fontsize=9, linespacing=1.35,
+        )  # fmt: skip
+    told = "; ".join(f"{place.label}: {number(place.x)}, {number(place.y)}" for place in ordered)
+    return _svg(figure, name=name, title=title, description=f"{x_axis.capitalize()}, then {y_axis}. {told}.")
+
+
 def _canvas(*, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.subplots()

@@ -11,12 +11,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from recolam.evaluate import words
-from recolam.evaluate.figures import Mark, curves, interval_bars, interval_points, reliability_diagram
+from recolam.evaluate.figures import (
+    Mark,
+    Place,
+    curves,
+    interval_bars,
+    interval_points,
+    reliability_diagram,
+    scatter,
+)
 from recolam.evaluate.verdict import number
 
 TRANSFER_WAYS = ("scratch", "zero_shot", "full", "head", "lora")
 _TEMPLATES = Path(__file__).parent / "templates"
-PICTURES = ("returns", "ranking", "ope", "curves", "calibration")
+PICTURES = ("returns", "ranking", "ope", "curves", "calibration", "closed_loop")
 _PANELS = 8
 
 
@@ -72,6 +80,13 @@ def draw_pictures(report: Mapping[str, Any]) -> dict[str, str]:
         pictures["calibration"] = reliability_diagram(
             report["calibration"]["bins"], name="calibration", title="Predicted against observed clicks"
         )
+    ranked = report["closed_loop"].get("policies")
+    if ranked:
+        pictures["closed_loop"] = scatter(
+            [Place(words.label(name), row["fitted"], row["true"], "learnt" in name) for name, row in ranked.items()],
+            name="closed_loop", title="Policies in the fitted and in the true world",
+            x_axis="reward with the fitted users", y_axis="reward with the true users",
+        )  # fmt: skip
     return pictures
 
 
@@ -93,6 +108,7 @@ def _environment() -> Environment:
         "facts": words.facts,
         "in_order": words.in_order,
         "label": words.label,
+        "loop_sentences": words.loop_sentences,
         "meaning": words.meaning,
         "number": number,
         "percent": words.percent,

@@ -113,6 +113,7 @@ def run(config: EvaluateConfig, context: StageContext) -> dict[str, Any]:
         "ranking": ranking_block(table, ranking, available=len(dataset.test_event_Q), k=config.k),
         "ope": ope,
         "calibration": _calibration(inputs["world"]),
+        "closed_loop": blocks.closed_loop(policy, inputs["world"]),
         "transfer": blocks.transfer_rows(inputs),
         "examples": blocks.examples(
             dataset, agent, pretrained, event_Q, users=config.examples, k=slate_size,

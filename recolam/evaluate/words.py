@@ -29,6 +29,17 @@ _LABELS = {
     "trained_sampled": "New policy, sampled",
     "champion": "Champion now in service",
     "myopic": "Told the users' true state",
+    "unpopular": "Least popular items",
+    "reversed": "Unlikeliest items",
+    "half_random": "Half random, half from logs",
+    "tempered": "From logs, drawn broadly",
+    "best_next_click": "Best next click, fitted users",
+    "learnt_from_true_users": "Learnt from true users",
+    "half_learnt_from_true_users": "Half-way to true users",
+    "learnt_from_fitted_users": "Learnt from fitted users",
+    "half_learnt_from_fitted_users": "Half-way to fitted users",
+    "learnt_cautiously": "Learnt cautiously",
+    "half_learnt_cautiously": "Half-way, cautiously",
     "ips": "IPS",
     "snips": "SNIPS",
     "dm": "DM (model only)",
@@ -58,12 +69,25 @@ _CALIBRATION = {
     "nll_uniform": "Surprise of a blind guess, nats",
     "session_length_tv": "Session lengths: total variation between logged and simulated (0 is alike)",
     "auc": "Real and simulated sessions told apart by a classifier (AUC; 0.5 is not at all)",
+    "members": "Models that answer together",
+    "disagreement_click": "Their disagreement on the answer given (mean standard deviation of its probability)",
+    "disagreement_reward": "Their disagreement on the reward of a slate (mean standard deviation)",
+    "disagreement_tells": "Rank correlation of that disagreement with the error of single answers",
     "assumed_click_rate": "Share of slates clicked: assumed, the log has none",
 }
+_WAYS = {
+    "learnt_from_fitted_users": "that learnt from the fitted users",
+    "learnt_cautiously": "that learnt from them with rewards charged for what they do not know",
+}
+_JUDGES = {"fitted": "The fitted users rank", "charged": "With charged rewards, they rank"}
 _BEHAVIOURS = {
     "click_rate": "Slates with a click",
     "leaving_rate": "Slates after which the user left",
     "reward_given_click": "Reward of a click",
+    "distance_within_session": "Distance between two items of a session (1 \u2212 cosine)",
+    "within_day": "Users back within a day",
+    "within_week": "Users back within a week",
+    "log_hours": "Logarithm of the hours away, a week at most",
 }
 _LONGEST_TITLE, _LONGEST_FACT = 120, 300
 
@@ -125,13 +149,22 @@ def facts(data: Mapping[str, Any], *, prefix: str = "") -> list[tuple[str, str]]
 
 def calibration_facts(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The single numbers of a calibration, in words; what is missing is left out."""
-    known = {**(calibration.get("told_apart") or {}), **calibration}
+    apart = calibration.get("disagreement") or {}
+    known = {
+        "members": apart.get("members"),
+        "disagreement_click": apart.get("click"),
+        "disagreement_reward": apart.get("reward"),
+        "disagreement_tells": apart.get("error_correlation"),
+        **(calibration.get("told_apart") or {}),
+        **calibration,
+    }
     return [(text, _fact(known[key])) for key, text in _CALIBRATION.items() if known.get(key) is not None]
 
 
 def calibration_pairs(calibration: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(behaviour, logged, simulated), by position and popularity last; what is missing is left out."""
-    named = [(text, calibration.get(key)) for key, text in _BEHAVIOURS.items()]
+    known = {**(calibration.get("return") or {}), **calibration}
+    named = [(text, known.get(key)) for key, text in _BEHAVIOURS.items()]
     positions, tenths = calibration.get("position_rate") or [], calibration.get("popularity_rate") or []
     named += [(f"Click at position {place}", pair) for place, pair in enumerate(positions, start=1)]
     named += [
@@ -142,6 +175,28 @@ def calibration_pairs(calibration: Mapping[str, Any]) -> list[tuple[str, str, st
         for text, pair in named
         if isinstance(pair, Mapping) and {"logged", "simulated"} <= set(pair)
     ]
+
+
+def loop_sentences(loop: Mapping[str, Any]) -> list[str]:
+    """What the closed loop says, in sentences; nothing where there is none."""
+    told = []
+    for name, row in (loop.get("share") or {}).items():
+        gain = row["gain"]["mean"]
+        told.append(
+            f"A policy {_WAYS.get(name, label(name))} earns {percent(row['mean'])} of what one earns that learnt from "
+            f"the true users for as long ({_ends(row['ci95'])}); of the gain above random slates, {percent(gain)}."
+        )
+    for name, row in (loop.get("ranking") or {}).items():
+        told.append(
+            f"{_JUDGES.get(name, label(name))} {len(loop['policies'])} policies as the true users do with a rank "
+            f"correlation of {number(row['spearman'])}; the policy that comes first earns "
+            f"{percent(row['regret_at_1'])} less than the best."
+        )
+    return told
+
+
+def _ends(ci95: Sequence[float] | None) -> str:
+    return "no interval" if not ci95 else f"95% interval {percent(ci95[0])} to {percent(ci95[1])}"
 
 
 def pretty(value: Any) -> str:

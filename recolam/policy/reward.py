@@ -21,6 +21,7 @@ from recolam.sequence.model import SequenceModel
 from recolam.world.runtime import Value
 
 WORLD_ALONE: Mapping[str, float] = {"response": 1.0}
+_WEEK = 168  # hours
 RECENT = 10  # clicks of the history that a new one is compared with
 
 
@@ -53,7 +54,8 @@ class Step:
     Attributes:
         users: the user model.
         before: what was seen before the step.
-        state: the users' true state then.
+        state, after: the users' true state then and after the step.
+        generator: for what a reward draws.
         is_active_B: whose session had not ended.
         shown_G: how many items of each group were shown to all sessions of this rollout before; None without groups.
     """
@@ -61,10 +63,12 @@ class Step:
     users: Any
     before: Observation
     state: Value
+    after: Value
     slate_BK: Tensor
     result: StepResult
     is_active_B: Tensor
     shown_G: Tensor | None
+    generator: torch.Generator
 
 
 Function = Callable[[Step, Surroundings], Tensor]
@@ -90,6 +94,12 @@ def response(step: Step, surroundings: Surroundings) -> Tensor:
 
 def stay(step: Step, surroundings: Surroundings) -> Tensor:
     return (~step.result.terminated_B).float()
+
+
+def comes_back(step: Step, surroundings: Surroundings) -> Tensor:
+    """The time is drawn by the fitted users' own model of their returns, once a session."""
+    hours_B = step.users.return_time(step.after, step.generator)
+    return torch.exp(-hours_B / _WEEK) * (step.result.terminated_B | step.result.truncated_B)
 
 
 def diversity(step: Step, surroundings: Surroundings) -> Tensor:
@@ -147,6 +157,11 @@ def _lacks_groups(users: Any, surroundings: Surroundings) -> str:
     return "items of two groups at least; this log's items have no tags to group them by"
 
 
+def _lacks_returns(users: Any, surroundings: Surroundings) -> str:
+    is_known = hasattr(users, "return_time") and getattr(users, "returning", None) is not None
+    return "" if is_known else "users fitted to a log that tells when they came back"
+
+
 def _lacks_members(users: Any, surroundings: Surroundings) -> str:
     return "" if hasattr(users, "disagreement") else "fitted users that are several models; these are one"
 
@@ -160,6 +175,10 @@ TERMS: dict[str, Term] = {
     "clicks": Term("number of items clicked", clicks),
     "response": Term("the world's own reward: watch time, dwell, rating", response),
     "stay": Term("1 where the user has not left after the step", stay),
+    "return": Term(
+        f"exp(-T / {_WEEK}) where the session ends, by the user or the horizon, T the hours until his next one",
+        comes_back, _lacks_returns,
+    ),
     "diversity": Term(
         f"mean over clicked items i of 1 - mean over the last {RECENT} items j of the history of cos(v_i, v_j), "
         "v the pretrained item vectors", diversity, _lacks_model,

@@ -11,6 +11,7 @@ from torch import Tensor
 from recolam.contracts.protocols import Observation, StepResult
 from recolam.policy.reward import Reward, Step
 from recolam.policy.rollout import Sessions
+from recolam.seeding import derive
 from recolam.world.environment import SimulatedUsers
 from recolam.world.runtime import Value
 
@@ -49,6 +50,8 @@ class RewardedSessions:
     def reset(self, *, users: int, seed: int) -> Observation:
         self._shown_G = self._nothing_shown()
         self._before = self.environment.reset(users=users, seed=seed)
+        device = self._before.length_B.device
+        self._generator = torch.Generator(device=device).manual_seed(derive(seed, "reward"))
         return self._before
 
     def replicate(self, replicas: int) -> Observation:
@@ -62,8 +65,10 @@ class RewardedSessions:
         before, state = self._before, self.environment.state
         is_active_B = state.get("is_active")
         result = self.environment.step(slate_BK)
-        step = Step(self.users, before, state, slate_BK, result, is_active_B, self._shown_G)
-        reward_B = self.reward(step)
+        after = self.environment.state
+        reward_B = self.reward(
+            Step(self.users, before, state, after, slate_BK, result, is_active_B, self._shown_G, self._generator)
+        )
         self._count(slate_BK[is_active_B])
         self._before = result.observation
         return replace(result, reward_B=reward_B)

@@ -15,6 +15,7 @@ from recolam.contracts.stage import StageContext
 from recolam.errors import ConfigError
 from recolam.policy import returns
 from recolam.policy.agent import SlateAgent
+from recolam.policy.closed_loop import ClosedLoopConfig, closed_loop
 from recolam.policy.retrieval import candidates_for
 from recolam.policy.reward import WORLD_ALONE, Reward, Surroundings, check_weights
 from recolam.policy.rewarded import under
@@ -23,6 +24,7 @@ from recolam.policy.training import OnValidation, PolicyTrainingConfig, train_po
 from recolam.seeding import derive
 from recolam.sequence.distributed import current
 from recolam.sequence.model import load_sequence_model
+from recolam.world.environment import SimulatedUsers
 from recolam.world.learnt_reward import LearntReward
 from recolam.world.saved import SavedWorld
 
@@ -40,16 +42,22 @@ class PolicyConfig:
         constraints: what every slate keeps, in training as when serving.
         candidates: from how many items, found by the pretrained model, a slate is chosen; 0 for the whole catalogue, or
             for as many as are tractable where it has more than `recolam.policy.retrieval.LARGEST_WHOLE` items.
+        uncertainty_penalty, entropy_bonus: what learning in fitted users is charged with (`recolam.world.cautious`);
+            the comparison never is.
+        closed_loop: the check of the fitted world where the true users are known.
     """
 
     temperature: float = 0.2
     evaluation_users: int = 1000
     evaluation_seeds: int = 10
+    uncertainty_penalty: float = 0.0
+    entropy_bonus: float = 0.0
     training: PolicyTrainingConfig = field(default_factory=PolicyTrainingConfig)
     reward: dict[str, float] = field(default_factory=lambda: dict(WORLD_ALONE))
     learnt_reward: str | None = None
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
     candidates: int = 0
+    closed_loop: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
 
     def __post_init__(self) -> None:
         check_weights(self.reward)
@@ -67,7 +75,7 @@ class Prepared:
     """All that training needs, made of a config and the stage's inputs.
 
     Attributes:
-        world: the world's artifact.
+        world, learning: the world's artifact, and its train users under the world's own reward.
         reward: the composed reward; `settings` has its definition and goes into policy.json.
         popularity_N: the behaviour log's events per token id.
     """
@@ -75,6 +83,7 @@ class Prepared:
     config: PolicyConfig
     pretrained: Path
     world: SavedWorld
+    learning: SimulatedUsers
     dataset: TokenisedDataset
     reward: Reward
     settings: dict[str, Any]
@@ -92,20 +101,20 @@ class Prepared:
             learnt=None if config.learnt_reward is None else LearntReward.load(Path(config.learnt_reward)),
         )
         reward = Reward(config.reward, surroundings)
+        learning = world.environment(population="train", penalty=config.uncertainty_penalty, bonus=config.entropy_bonus)
         meaning = "watch time" if world.kind == "interest_evolution" else "fitted reward given a click"
         definition = reward.definition(gamma=config.training.gamma)
-        slate_size = world.environment(population="train").slate_size
         settings = {
-            "slate_size": slate_size,
+            "slate_size": learning.slate_size,
             "max_len": model.config.max_len,
             "domain": dataset.info["domain"],
             "world": world.kind,
             "reward": {**definition, "response": meaning, "learnt": fingerprint(config)},
             "gamma": config.training.gamma,
-            **_restrictions(config, dataset, slate_size=slate_size),
+            **_restrictions(config, dataset, slate_size=learning.slate_size),
         }
         popularity_N = torch.from_numpy(dataset.item_count_V).float()
-        return cls(config, pretrained, world, dataset, reward, settings, popularity_N)
+        return cls(config, pretrained, world, learning, dataset, reward, settings, popularity_N)
 
     def fresh(self) -> SlateAgent:
         """The policy before training."""
@@ -118,7 +127,7 @@ class Prepared:
         self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None
     ) -> dict[str, list[list[float]]]:
         """Trains the agent with the world's train users, as the stage does with this seed; returns the curves."""
-        environment = under(self.reward, self.world.environment(population="train"))
+        environment = under(self.reward, self.learning)
         return train_policy(
             agent, environment, self.config.training, seed=derive(seed, "policy"), scratch=scratch,
             popularity_N=self.popularity_N, on_validation=on_validation,
@@ -139,7 +148,8 @@ def _restrictions(config: PolicyConfig, dataset: TokenisedDataset, *, slate_size
 
 def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     """Inputs: pretrain (start weights), world, features. Leaves model/, vocabulary.json, policy.json, curves.json,
-    returns.json (of the world's own reward) and, where another one was learnt for, composed_returns.json.
+    returns.json (of the world's own reward) and, where another one was learnt for, composed_returns.json; where
+    the true users are known, closed_loop.json.
 
     The comparison plays users whom neither the fitting nor the training of the policy has met, on seeds of its own.
     """
@@ -167,6 +177,13 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     (context.out / "curves.json").write_text(json.dumps(curves))
     for name, content in both.items():
         (context.out / f"{name}.json").write_text(json.dumps(content))
+    world = prepared.world
+    if config.closed_loop.iterations and world.truth is not None:
+        found = closed_loop(
+            world, prepared.fresh, prepared.popularity_N, config.closed_loop, config.training,
+            seed=context.seed, scratch=context.scratch / "closed-loop",
+        )  # fmt: skip
+        (context.out / "closed_loop.json").write_text(json.dumps(found))
     return {
         **both,
         "reward": prepared.settings["reward"],

@@ -1,6 +1,6 @@
 """Does the fitted response model say what held-out users did?
 
-Shape legend: S slates, K slate, C = 1 + K choices, G groups of items.
+Shape legend: E members, S slates, K slate, C = 1 + K choices, G groups of items.
 """
 
 from typing import Any
@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from recolam.intervals import cluster_error
+from recolam.world.answers import Answers
 from recolam.world.departures import (
     Departures,
     leaving_probability,
     session_length_tv,
     session_length_tv_by_chance,
 )
-from recolam.world.fitted import ResponseModel
-from recolam.world.fitting import Answers, log_likelihood
+from recolam.world.diversity import distance_within_session
+from recolam.world.fitting import choice_log_probability, log_likelihood, member_choice_log_probability
+from recolam.world.response import ResponseModel
 from recolam.world.told_apart import told_apart
 
 _POPULARITY_GROUPS = 10
@@ -46,9 +49,10 @@ def calibrate(
         reward_given_click, leaving_rate and, where slates were logged, click_rate and position_rate: behaviours.
         popularity_rate: share of the clicks on each tenth of the train events, best-sellers first: behaviours.
         session_length_tv, session_length_tv_by_chance: see `recolam.world.departures`.
-        told_apart: see `recolam.world.told_apart`.
+        distance_within_session: a behaviour, see `recolam.world.diversity`; missing where no session has two clicks.
+        told_apart: see `recolam.world.told_apart`. disagreement: see `disagreement`.
     """
-    probability_SC = choice_probabilities(model, answers)
+    probability_SC = choice_log_probability(model, answers).exp().double().numpy()
     first_item = int(answers.has_no_click)
     is_chosen_SC = np.zeros_like(probability_SC)
     is_chosen_SC[np.arange(len(answers)), answers.choice_S.numpy() + first_item] = 1.0
@@ -77,7 +81,11 @@ def calibrate(
         "session_length_tv": session_length_tv(departures, leaving_S),
         "session_length_tv_by_chance": session_length_tv_by_chance(departures, leaving_S, seed=seed),
         "told_apart": told_apart(model, answers, predicted_SK, seed=seed),
+        "disagreement": disagreement(model, answers),
     }
+    distance = distance_within_session(model.item_ND, answers, observed_SK, predicted_SK)
+    if distance is not None:
+        report["distance_within_session"] = distance
     if answers.has_no_click:
         report["click_rate"] = _pair(observed_SK.sum(axis=1), predicted_SK.sum(axis=1), user_S)
         report["position_rate"] = [
@@ -105,12 +113,32 @@ def with_average_state(answers: Answers) -> Answers:
 
 
 @torch.no_grad()
-def choice_probabilities(model: ResponseModel, answers: Answers) -> Floats:
-    """Float [S, C], or [S, K] where there is no way to choose none; corrected for how candidates were drawn."""
-    if answers.has_no_click:
-        return model.choice_log_probability(answers.state_SD, answers.slate_SK).exp().double().numpy()
-    utility_SK = model.item_utilities(answers.state_SD, answers.slate_SK) - answers.log_shown_SK
-    return torch.softmax(utility_SK, dim=1).double().numpy()
+def disagreement(model: ResponseModel, answers: Answers) -> dict[str, float]:
+    """How far the members are apart on what held-out users were shown, and whether that tells of errors.
+
+    Returns:
+        members; click: mean standard deviation over members of the probability that the item chosen would be (of no
+        click where there was none); reward: the same of the expected reward of a slate, and its mean, expected_reward;
+        error_correlation: Spearman's, over slates, of the latter with the absolute error of the expected reward. The
+        error is of single answers and so mostly chance: a small correlation above 0 is all that can be hoped for.
+    """
+    first_item = int(answers.has_no_click)
+    probability_ESC = member_choice_log_probability(model, answers).exp()
+    chosen_ES = probability_ESC.gather(2, (answers.choice_S + first_item)[None, :, None].expand(model.members, -1, -1))[
+        ..., 0
+    ]
+    reward_ESK = model.member_rewards(answers.state_SD, answers.slate_SK)
+    expected_ES = (probability_ESC[..., first_item:] * reward_ESK).sum(dim=2)
+    spread_S = expected_ES.std(dim=0, correction=0)
+    error_S = (expected_ES.mean(dim=0) - answers.reward_S * (answers.choice_S >= 0)).abs()
+    is_constant = bool((spread_S == spread_S[0]).all()) or bool((error_S == error_S[0]).all())
+    return {
+        "members": model.members,
+        "click": float(chosen_ES.std(dim=0, correction=0).mean()),
+        "reward": float(spread_S.mean()),
+        "expected_reward": float(expected_ES.mean()),
+        "error_correlation": 0.0 if is_constant else float(spearmanr(spread_S.numpy(), error_S.numpy()).statistic),
+    }
 
 
 def _by_popularity(

@@ -62,9 +62,18 @@ def behaviours(calibration: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[st
         ("click_rate", "slates with a click"),
         ("leaving_rate", "slates after which the user left"),
         ("reward_given_click", "reward of a click"),
+        ("distance_within_session", "distance between two items of a session"),
     ):
         if key in calibration:
             yield name, calibration[key]
+    returns = calibration.get("return") or {}
+    for key, name in (
+        ("within_day", "users back within a day"),
+        ("within_week", "users back within a week"),
+        ("log_hours", "logarithm of the hours away"),
+    ):
+        if key in returns:
+            yield name, returns[key]
     for place, pair in enumerate(calibration.get("position_rate", ()), start=1):
         yield f"clicks at position {place}", pair
     for place, pair in enumerate(calibration["popularity_rate"], start=1):

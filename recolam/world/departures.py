@@ -1,6 +1,7 @@
 """When users leave: what the log says of it, its logistic regression, and the lengths of sessions that follow.
 
-Shape legend: S slates or events, J groups of steps, L steps of a session, G groups of lengths.
+Shape legend: E members (in `sessions`: events), S slates or events, P places (departures that differ), F features of z,
+J groups of steps, L steps of a session, G groups of lengths.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM, TRAIN, TokenisedDataset
 from recolam.seeding import numpy_generator
-from recolam.world.fitted import STEP_GROUPS, ResponseModel, step_group
+from recolam.world.response import CONTEXT_FEATURES, STEP_GROUPS, ResponseModel, step_group
 
 Floats = NDArray[np.float64]
 
@@ -22,18 +23,30 @@ _DRAWS = 100
 
 @dataclass(frozen=True)
 class Departures:
-    """Whether a user left after each slate or event, with the step of the session, counted from 0."""
+    """Whether a user left after each slate or event, with the step of the session, counted from 0.
+
+    Attributes:
+        context_SF: z of `recolam.world.response` with the step included; None where it is 0.
+    """
 
     step_S: Tensor
     is_clicked_S: Tensor
     left_S: Tensor
     user_S: Tensor
+    context_SF: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.step_S)
 
     def rows(self, index: Tensor) -> "Departures":
-        return Departures(**{name: value[index] for name, value in vars(self).items()})
+        context_SF = None if self.context_SF is None else self.context_SF[index]
+        return Departures(
+            self.step_S[index], self.is_clicked_S[index], self.left_S[index], self.user_S[index], context_SF
+        )
+
+    def context(self) -> Tensor:
+        """z, float [S, F], or [1, F] where it is the same for all."""
+        return torch.zeros(1, CONTEXT_FEATURES) if self.context_SF is None else self.context_SF
 
 
 def event_departures(dataset: TokenisedDataset) -> Departures:
@@ -63,40 +76,67 @@ def sessions(dataset: TokenisedDataset) -> tuple[NDArray[np.int64], NDArray[np.b
     return start_E, left_E
 
 
-def fit_leaving(model: ResponseModel, departures: Departures) -> None:
-    """Logistic regression of leaving, to its optimum; every group of steps also counts one answer at the base rate."""
-    cell_S = 2 * step_group(departures.step_S) + departures.is_clicked_S.long()
-    cells = 2 * STEP_GROUPS
-    count_C = torch.bincount(cell_S, minlength=cells).double()
-    left_C = torch.bincount(cell_S, weights=departures.left_S.double(), minlength=cells)
-    base = float(left_C.sum() / count_C.sum())
-    is_clicked_C, group_C = torch.arange(cells) % 2, torch.arange(cells) // 2
-    weight_J1 = torch.zeros(1 + STEP_GROUPS, dtype=torch.float64, requires_grad=True)  # the click's first
-    with torch.no_grad():
-        weight_J1[1:] = float(torch.logit(torch.tensor(base), eps=1e-6))
-    optimizer = torch.optim.LBFGS([weight_J1], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+def fit_leaving(model: ResponseModel, departures: Departures, weight_ES: Tensor | None = None) -> None:
+    """Logistic regression of leaving, to its optimum.
+
+    Every group of steps also counts one answer at the base rate; the other weights have a standard normal prior.
+
+    Args:
+        weight_ES: how often each departure counts for each member; once by default.
+    """
+    place_S, first_P = _places(departures)
+    left_S, places = departures.left_S.double(), len(first_P)
+    weights = [torch.ones(len(departures)).double()] * model.members if weight_ES is None else weight_ES.double()
+    count_EP = torch.stack([torch.bincount(place_S, weights=w_S, minlength=places) for w_S in weights])
+    left_EP = torch.stack(
+        [torch.bincount(place_S, weights=weight_S * left_S, minlength=places) for weight_S in weights]
+    )
+    rate_EP = left_EP / count_EP.clamp(min=1e-9)
+    context_PF = model.standardised(departures.context())
+    context_PF = context_PF[first_P] if len(context_PF) > 1 else context_PF.expand(places, -1)
+    feature_FP = torch.cat([departures.is_clicked_S[first_P, None], context_PF], dim=1).double().T.contiguous()
+    group_P, features = step_group(departures.step_S[first_P]), len(feature_FP)
+    base_E1 = left_EP.sum(dim=1, keepdim=True) / count_EP.sum(dim=1, keepdim=True)
+    prior_EJ = base_E1.expand(-1, STEP_GROUPS)
+    start_EJ = torch.logit(prior_EJ, eps=1e-6)
+    slope_EJ = torch.cat([torch.zeros(model.members, features, dtype=torch.float64), start_EJ], dim=1).requires_grad_()
+    optimizer = torch.optim.LBFGS([slope_EJ], max_iter=400, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
     entropy = torch.nn.functional.binary_cross_entropy_with_logits
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logit_C = weight_J1[0] * is_clicked_C + weight_J1[1:][group_C]
-        rate_C = left_C / count_C.clamp(min=1)
-        fit = entropy(logit_C, rate_C, weight=count_C, reduction="sum")
-        prior = entropy(weight_J1[1:], torch.full_like(weight_J1[1:], base), reduction="sum")
-        value = (fit + prior + weight_J1[0].square() / 2) / count_C.sum()
+        weight_EF, step_EJ = slope_EJ[:, :features], slope_EJ[:, features:]
+        logit_EP = weight_EF @ feature_FP + step_EJ[:, group_P]
+        fit = entropy(logit_EP, rate_EP, weight=count_EP, reduction="sum")
+        prior = entropy(step_EJ, prior_EJ, reduction="sum") + weight_EF.square().sum() / 2
+        value = (fit + prior) / count_EP.sum()
         value.backward()
         return value
 
     optimizer.step(loss)
     with torch.no_grad():
-        model.leaving_click.copy_(weight_J1[0])
-        model.leaving_step_J.copy_(weight_J1[1:])
+        model.leaving_click_E.copy_(slope_EJ[:, 0])
+        model.leaving_context_EF.copy_(slope_EJ[:, 1:features])
+        model.leaving_step_EJ.copy_(slope_EJ[:, features:])
+
+
+def _places(departures: Departures) -> tuple[Tensor, Tensor]:
+    """The place of each departure, and one departure of each place: those without z are alike by step and click."""
+    if departures.context_SF is not None:
+        every_S = torch.arange(len(departures))
+        return every_S, every_S
+    cell_S = 2 * step_group(departures.step_S) + departures.is_clicked_S.long()
+    cell_P, place_S = torch.unique(cell_S, return_inverse=True)
+    first_P = torch.empty(len(cell_P), dtype=torch.int64)
+    first_P[place_S] = torch.arange(len(place_S))
+    return place_S, first_P
 
 
 @torch.no_grad()
 def leaving_probability(model: ResponseModel, departures: Departures) -> Floats:
-    """The model's chance of each departure, float [S]."""
-    return torch.sigmoid(model.leaving_logit(departures.is_clicked_S, departures.step_S)).double().numpy()
+    """The ensemble's chance of each departure, float [S]."""
+    leaving_S = model.leaving_probability(departures.is_clicked_S, departures.step_S, departures.context())
+    return leaving_S.double().numpy()
 
 
 def session_length_tv(departures: Departures, leaving_S: Floats, left_S: Floats | None = None) -> float:

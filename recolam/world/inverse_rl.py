@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from recolam.errors import DataError
-from recolam.world.fitting import Answers
+from recolam.world.answers import Answers
 from recolam.world.learnt_reward import LearntReward, with_one
 from recolam.world.slate_world import SlateChoices, SlateWorld
 from recolam.world.soft_planning import SoftPlan, soft_plan, value_gradient

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from recolam.contracts.artifact import Artifact, open_artifact
 from recolam.contracts.config import from_mapping
 from recolam.errors import ConfigError
+from recolam.world.cautious import CautiousUsers, rareness
 from recolam.world.environment import SimulatedUsers
 from recolam.world.fitted import FittedUsers
 from recolam.world.interest_evolution import Corpus, InterestEvolutionConfig, InterestEvolutionUsers, StartStates
@@ -30,6 +31,11 @@ class SavedWorld:
         """The user model that policies learn in: the truth where it is known, else the fitted one."""
         return self.artifact.json("world.json")["kind"]
 
+    @property
+    def truth(self) -> str | None:
+        """The kind of the users who wrote the log, where that is known."""
+        return next((kind for kind in self.artifact.json("world.json")["kinds"] if kind != "fitted"), None)
+
     def users(self, *, kind: str | None = None, population: str) -> UserModel:
         """The user model `kind`, starting from the users of `population` ("train" or "held_out").
 
@@ -49,7 +55,17 @@ class SavedWorld:
         return InterestEvolutionUsers(config, corpus, start)
 
     def environment(
-        self, *, population: str, kind: str | None = None, device: torch.device | str = "cpu"
+        self,
+        *,
+        population: str,
+        kind: str | None = None,
+        device: torch.device | str = "cpu",
+        penalty: float = 0.0,
+        bonus: float = 0.0,
     ) -> SimulatedUsers:
-        horizon = self.artifact.json("world.json")["horizon"]
-        return SimulatedUsers(self.users(kind=kind, population=population), horizon=horizon, device=device)
+        """Sessions with `users`; `penalty` and `bonus` charge the rewards of fitted ones (`recolam.world.cautious`)."""
+        users: UserModel = self.users(kind=kind, population=population)
+        if isinstance(users, FittedUsers) and (penalty or bonus):
+            shown_N = load_file(self.artifact.file("bank.safetensors"))["shown_N"]
+            users = CautiousUsers(users, rareness(shown_N), penalty=penalty, bonus=bonus)
+        return SimulatedUsers(users, horizon=self.artifact.json("world.json")["horizon"], device=device)

@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from recolam.seeding import numpy_generator
-from recolam.world.fitted import ResponseModel
-from recolam.world.fitting import Answers
+from recolam.world.answers import Answers
+from recolam.world.response import ResponseModel
 
 Floats = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def session_features(model: ResponseModel, answers: Answers, choice_S: NDArray[n
             is_clicked_S,
             is_clicked_S * model.log_popularity_N[item_S],
             is_clicked_S * place_S1[:, 0] * float(answers.has_no_click),  # candidates' places mean nothing
-            is_clicked_S * model.item_utilities(answers.state_SD, item_S[:, None])[:, 0],
+            is_clicked_S * model.item_utilities(answers.state_SD, item_S[:, None]).mean(dim=0)[:, 0],
         ],
         dim=1,
     )

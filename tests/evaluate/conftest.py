@@ -9,6 +9,7 @@ from recolam.contracts.home import Home
 from recolam.features import stage as features
 from recolam.logs import stage as ingest
 from recolam.policy import stage as policy
+from recolam.policy.closed_loop import ClosedLoopConfig
 from recolam.policy.training import PolicyTrainingConfig
 from recolam.pretrain import stage as pretrain
 from recolam.sequence.config import TrainingConfig
@@ -25,6 +26,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     steps = PolicyTrainingConfig(
         iterations=2, users=8, replicas=2, validate_every=2, validation_users=16, validation_seeds=1
     )
+    loop = ClosedLoopConfig(iterations=1, users=16, seeds=2, is_cautious=True)
     plan: list[tuple[str, Any, Any, list[str]]] = [
         ("demo", demo.run, demo.DemoConfig(users=240, items=120), []),
         ("ingest", ingest.run, ingest.IngestConfig(data="demo"), ["demo"]),
@@ -34,7 +36,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
         (
             "policy",
             policy.run,
-            policy.PolicyConfig(evaluation_users=16, evaluation_seeds=3, training=steps),
+            policy.PolicyConfig(evaluation_users=16, evaluation_seeds=3, training=steps, closed_loop=loop),
             ["pretrain", "world", "features"],
         ),
     ]

@@ -97,6 +97,23 @@ def a_report() -> dict[str, Any]:
             "nll_uniform": 1.95,
             "bins": bins,
         },
+        "closed_loop": {
+            "share": {
+                "learnt_from_fitted_users": {
+                    "mean": 0.943,
+                    "ci95": [0.921, 0.965],
+                    "gain": {"mean": 0.813, "ci95": None},
+                }
+            },
+            "policies": {
+                "random": {"true": 9.7, "fitted": 11.2},
+                "popularity": {"true": 12.2, "fitted": 12.9},
+                "pretrained_greedy": {"true": 17.9, "fitted": 20.1},
+                "learnt_from_fitted_users": {"true": 19.6, "fitted": 22.4},
+                "learnt_from_true_users": {"true": 20.8, "fitted": 21.7},
+            },
+            "ranking": {"fitted": {"spearman": 0.9, "regret_at_1": 0.058}},
+        },
         "transfer": [
             {
                 "domain": "books",

@@ -152,3 +152,11 @@ def test_config_is_json_and_checked(house: dict[str, Artifact], tmp_path: Path) 
     assert small.metrics["ranking"]["queries"] == 20
     assert "a random draw of the" in small.file("report.html").read_text()
     assert "Coverage@3" in small.file("report.html").read_text()
+
+
+def test_the_closed_loop_reaches_the_report(house: dict[str, Artifact], evaluated: Artifact) -> None:
+    found = evaluated.json("report.json")["closed_loop"]
+    assert found == house["policy"].json("closed_loop.json")
+    assert len(found["policies"]) >= 10
+    assert set(found["ranking"]) == {"fitted", "charged"}
+    assert "rank correlation" in evaluated.file("report.html").read_text()

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from recolam.evaluate import words
-from recolam.evaluate.figures import Mark, curves, interval_bars, interval_points, reliability_diagram
+from recolam.evaluate.figures import (
+    Mark,
+    Place,
+    curves,
+    interval_bars,
+    interval_points,
+    reliability_diagram,
+    scatter,
+)
 from recolam.evaluate.report import draw_pictures, render_card, render_html
 from recolam.evaluate.stage import finite
 from tests.evaluate.synthetic import a_report
@@ -103,7 +111,7 @@ def test_pictures_and_tables_can_be_read_aloud(html: str) -> None:
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids)), "ids must be unique in a page"
     pictures = page.named("svg")
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     for picture in pictures:
         assert picture["role"] == "img"
         assert set((picture["aria-labelledby"] or "").split()) <= set(ids)
@@ -161,6 +169,7 @@ def test_hostile_text_stays_text(report: dict[str, Any], title: str) -> None:
 def test_missing_parts_are_said_and_do_not_break_the_page(report: dict[str, Any]) -> None:
     bare = copy.deepcopy(report)
     bare |= {"curves": {}, "calibration": {}, "transfer": [], "examples": []}
+    bare["closed_loop"] = {"reason": "nobody knows the true users of this log"}
     bare["ope"] = {**bare["ope"], "estimates": {}, "reason": "the log has no slates with propensities"}
     for row in bare["returns"].values():
         row["ci95"] = None
@@ -168,6 +177,7 @@ def test_missing_parts_are_said_and_do_not_break_the_page(report: dict[str, Any]
     text = "".join(page.text["main"])
     assert "No off-policy estimate: the log has no slates with propensities." in text
     assert "left no calibration" in text
+    assert "Not closed: nobody knows the true users of this log." in text
     assert "another domain" not in text
     assert len(page.named("svg")) == 2
     assert "the log has no slates" in render_card(bare)
@@ -183,7 +193,7 @@ def test_partial_calibration_is_shown_as_far_as_it_goes(report: dict[str, Any]) 
 
 def test_pictures_are_well_formed_svg_with_their_numbers_in_words(report: dict[str, Any]) -> None:
     pictures = draw_pictures(report)
-    assert set(pictures) == {"returns", "ranking", "ope", "curves", "calibration"}
+    assert set(pictures) == {"returns", "ranking", "ope", "curves", "calibration", "closed_loop"}
     for name, svg in pictures.items():
         root = ET.fromstring(svg.replace("<svg ", '<svg xmlns:xlink="x" ', 1))  # noqa: S314
         assert root.find("title") is not None
@@ -193,6 +203,21 @@ def test_pictures_are_well_formed_svg_with_their_numbers_in_words(report: dict[s
         assert all(node.get("id", name).startswith(name) for node in root.iter())
     assert "New policy: 21." in pictures["returns"]
     assert "as logged: 0.310" in pictures["ope"]
+    assert "Learnt from fitted users: 22.4, 19.6" in pictures["closed_loop"]
+
+
+def test_the_closed_loop_is_told_in_sentences(report: dict[str, Any], html: str) -> None:
+    told = words.loop_sentences(report["closed_loop"])
+    assert len(told) == 2
+    assert "94.3% of what" in told[0]
+    assert "92.1% to 96.5%" in told[0]
+    assert "81.3%" in told[0]
+    assert "rank 5 policies" in told[1]
+    assert "0.900" in told[1]
+    assert "5.8% less" in told[1]
+    text = " ".join("".join(Page(html).text["main"]).split())
+    assert all(sentence in text for sentence in told)
+    assert words.loop_sentences({"reason": "x"}) == []
 
 
 def test_pictures_bear_strange_numbers() -> None:
@@ -201,7 +226,9 @@ def test_pictures_bear_strange_numbers() -> None:
     point = interval_points([Mark("a", 1.0)], name="x", title="t", axis="y", line=("l", 1.0))
     broken = curves({"one": [[0, 1.0]], "none": [], "nan": [[0, float("nan")], [1, 2.0]]}, name="x", title="t")
     empty = reliability_diagram([[float("nan"), 0.1, 3], [0.2, 0.1, 0]], name="x", title="t")
-    for svg in (flat, negative, point, broken, empty):
+    dots = scatter([Place("$a$", 0.0, 0.0), Place("b", -1.0, 2.0)], name="x", title="t", x_axis="x", y_axis="y")
+    alone = scatter([Place("a", 1.0, 1.0)], name="x", title="t", x_axis="x", y_axis="y")
+    for svg in (flat, negative, point, broken, empty, dots, alone):
         assert "nan" not in svg.split("</desc>")[1].lower()
         ET.fromstring(svg.replace("<svg ", '<svg xmlns:xlink="x" ', 1))  # noqa: S314
 

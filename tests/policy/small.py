@@ -11,10 +11,10 @@ from tests.world.worlds import small_environment
 ITEMS = 20
 
 
-def small_agent(*, max_len: int = 10, seed: int = 0) -> SlateAgent:
+def small_agent(*, max_len: int = 10, seed: int = 0, tokens: int = FIRST_ITEM + ITEMS) -> SlateAgent:
     torch.manual_seed(seed)
-    config = SequenceConfig(tokens=FIRST_ITEM + ITEMS, max_len=max_len, width=16, blocks=1, heads=2, dropout=0.0)
-    items = tuple(f"item-{index}" for index in range(ITEMS))
+    config = SequenceConfig(tokens=tokens, max_len=max_len, width=16, blocks=1, heads=2, dropout=0.0)
+    items = tuple(f"item-{index}" for index in range(tokens - FIRST_ITEM))
     return SlateAgent(SequenceModel(config).eval(), 1.0, items, {"slate_size": 3, "domain": "main"})
 
 

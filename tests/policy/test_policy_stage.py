@@ -14,11 +14,15 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError
 from recolam.policy.agent import SlateAgent
-from recolam.policy.reward import TERMS
+from recolam.policy.reward import TERMS, Reward
+from recolam.policy.rewarded import RewardedSessions
 from recolam.policy.stage import PolicyConfig
 from recolam.sequence.model import load_sequence_model
 from recolam.tracking import STEP_KEY, client, experiment_id
+from recolam.world.environment import SimulatedUsers
+from recolam.world.fitted import FittedUsers
 from recolam.world.learnt_reward import LearntReward
+from recolam.world.saved import SavedWorld
 from tests.conftest import FinishedRun, Outcome
 from tests.databases import home_with_database
 
@@ -96,6 +100,32 @@ def test_a_reward_that_this_world_cannot_pay_is_refused(make_policy: Callable[[d
     done = make_policy({"reward": {"response": 1.0, "uncertainty": -1.0}})
     assert (done.code, done.out) == (2, "")
     assert "reward 'uncertainty' needs fitted users that are several models" in done.err
+
+
+@pytest.mark.slow
+def test_fitted_users_pay_for_what_only_they_know(tiny_run: FinishedRun) -> None:
+    """Disagreement is charged at the state before the step; who stays, or had left, has no return to be paid for."""
+    users = SavedWorld.open(tiny_run.artifact("world")).users(kind="fitted", population="train")
+    assert isinstance(users, FittedUsers)
+    slate_BK = torch.arange(3, 3 + users.slate_size).expand(50, -1)
+    uncertain = RewardedSessions(SimulatedUsers(users, horizon=8), Reward({"uncertainty": -1.0}))
+    uncertain.reset(users=50, seed=0)
+    expected_B = -users.disagreement(uncertain.state, slate_BK)
+    assert float(expected_B.min()) < 0.0
+    torch.testing.assert_close(uncertain.step(slate_BK).reward_B, expected_B)
+    if users.returning is None:
+        with pytest.raises(ConfigError, match="when they came back"):
+            RewardedSessions(SimulatedUsers(users, horizon=8), Reward({"return": 1.0}))
+        return
+    paid = {}
+    for name, horizon in (("goes on", 8), ("cut", 1), ("cut again", 1)):
+        returning = RewardedSessions(SimulatedUsers(users, horizon=horizon), Reward({"return": 1.0}))
+        returning.reset(users=50, seed=0)
+        result = returning.step(slate_BK)
+        assert torch.equal(result.reward_B > 0, result.terminated_B | result.truncated_B), name
+        paid[name] = result.reward_B
+    assert 0 < float(paid["cut"].min()) < float(paid["cut"].max()) < 1
+    assert torch.equal(paid["cut"], paid["cut again"])
 
 
 def test_an_unknown_reward_is_refused_with_the_list() -> None:

@@ -35,8 +35,15 @@ class Frozen:
 
 
 class Members:
+    """Stands for users fitted as several models, whose returns are known."""
+
+    returning = "known"
+
     def disagreement(self, state: Value, slate_BK: torch.Tensor) -> torch.Tensor:
         return state.get("spread")
+
+    def return_time(self, state: Value, generator: torch.Generator) -> torch.Tensor:
+        return state.get("hours")
 
 
 def step_of(*, shown_G: torch.Tensor | None = None) -> Step:
@@ -51,8 +58,9 @@ def step_of(*, shown_G: torch.Tensor | None = None) -> Step:
         terminated_B=torch.tensor([False, True, False]),
         truncated_B=torch.tensor([True, False, False]),
     )
-    state, is_active_B = Value(spread=torch.tensor([0.5, 2.0, 9.0])), torch.tensor([True, True, False])
-    return Step(Members(), before, state, slate_BK, result, is_active_B, shown_G)
+    state, after = Value(spread=torch.tensor([0.5, 2.0, 9.0])), Value(hours=torch.tensor([84.0, 168.0, 1.0]))
+    is_active_B = torch.tensor([True, True, False])
+    return Step(Members(), before, state, after, slate_BK, result, is_active_B, shown_G, torch.Generator())
 
 
 LEARNT = LearntReward(  # r(s, i) = f_i0 + s f_i1
@@ -67,6 +75,7 @@ BY_HAND = {
     "clicks": [2.0, 0.0],
     "response": [5.0, 0.0],
     "stay": [1.0, 0.0],
+    "return": [math.exp(-0.5), math.exp(-1.0)],  # one session was cut, the other left
     "diversity": [(0.5 + 1.5) / 2, 0.0],
     "fairness": [(-3 / 7 + 3 / 7) / 2, 0.0],
     "uncertainty": [0.5, 2.0],
@@ -87,6 +96,14 @@ def test_every_name_has_a_case_by_hand() -> None:
 def test_rewards_add_up_by_their_weights() -> None:
     reward = Reward({"response": 2.0, "uncertainty": -3.0, "clicks": 0.5}, SURROUNDINGS)
     torch.testing.assert_close(reward(step_of()), torch.tensor([10.0 - 1.5 + 1.0, -6.0, 0.0]))
+
+
+def test_sessions_that_go_on_have_no_return_yet() -> None:
+    step = step_of()
+    going = dataclasses.replace(step.result, terminated_B=torch.zeros(3, dtype=torch.bool),
+                                truncated_B=torch.zeros(3, dtype=torch.bool))  # fmt: skip
+    found_B = Reward({"return": 1.0}, SURROUNDINGS)(dataclasses.replace(step, result=going))
+    assert found_B.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_fairness_favours_the_group_that_was_shown_less() -> None:
@@ -115,7 +132,7 @@ def test_diversity_looks_at_the_newest_clicks_alone() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"click": 1.0}, "reward 'click' is not one of clicks, response, stay, diversity"),
+        ({"click": 1.0}, "reward 'click' is not one of clicks, response, stay, return, diversity"),
         ({}, "no weight but 0"),
         ({"clicks": 0.0}, "no weight but 0"),
         ({"clicks": float("nan")}, "weight nan is not a finite number"),
@@ -131,6 +148,7 @@ def test_unusable_weights_are_refused(weights: dict[str, float], message: str) -
     [
         ("fairness", "no tags to group them by"),
         ("uncertainty", "several models"),
+        ("return", "when they came back"),
         ("learnt", "learnt_reward"),
         ("diversity", "item vectors"),
     ],

@@ -16,9 +16,10 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.home import Home
 from recolam.evaluate.estimators import estimate_all
 from recolam.world import demo
-from recolam.world.fitted import ResponseModel
-from recolam.world.fitting import Answers, fit_response
+from recolam.world.answers import Answers
+from recolam.world.fitting import fit_response
 from recolam.world.interest_evolution import Corpus, InterestEvolutionUsers, StartStates
+from recolam.world.response import ResponseModel
 from tests.world.test_demo import simulate
 
 CONFIG = demo.DemoConfig(users=6000, items=12, sessions=1, horizon=1, second_share=0.25)  # 9 videos: 504 slates
@@ -104,13 +105,14 @@ def test_fitted_choices_are_close_to_the_true_ones(world: World) -> None:
         user_S=torch.arange(count),
         session_S=torch.arange(count),
         log_shown_SK=torch.zeros(world.shown_SK.shape),
+        context_SF=torch.zeros(count, 4),
         has_no_click=True,
     )
     train, rest = answers.rows(torch.arange(0, 3500)), answers.rows(torch.arange(3500, count))
     model = ResponseModel(item_ND=item_ND, popularity_N=torch.zeros(len(item_ND)), slate_size=3)
     fit_response(model, train, rest, epochs=150, learning_rate=0.05, seed=0)
     with torch.no_grad():
-        fitted_SC = model.choice_log_probability(rest.state_SD, rest.slate_SK).exp()
+        fitted_SC = model.choice_log_probability(rest.state_SD, rest.context_SF, rest.slate_SK).exp()
     truth_SC = true_choice(world, world.shown_SK)[3500:]
     base_C = torch.bincount(train.choice_S + 1, minlength=4) / len(train)
     error, base_error = float((fitted_SC - truth_SC).abs().mean()), float((base_C - truth_SC).abs().mean())

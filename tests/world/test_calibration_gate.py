@@ -9,11 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from recolam.world.answers import Answers
 from recolam.world.calibration import calibrate, popularity_groups, with_average_state
 from recolam.world.calibration_gate import CalibrationGate, verdict
-from recolam.world.departures import Departures, fit_leaving, session_length_tv, session_length_tv_by_chance
-from recolam.world.fitted import ResponseModel, step_group
-from recolam.world.fitting import Answers
+from recolam.world.departures import (
+    Departures,
+    fit_leaving,
+    leaving_probability,
+    session_length_tv,
+    session_length_tv_by_chance,
+)
+from recolam.world.response import ResponseModel, step_group
 from tests.world.test_fitting import ITEMS, SLATE, WIDTH, answers_of, planted
 
 GATE = CalibrationGate()
@@ -40,18 +46,18 @@ def test_the_true_model_passes(held_out: Answers) -> None:
 def squashed_clicks(model: ResponseModel) -> None:
     original = model.choice_log_probability
     model.choice_log_probability = (  # type: ignore[method-assign]
-        lambda state, slate: torch.log_softmax(torch.sigmoid(original(state, slate).exp()), dim=1)
+        lambda state, context, slate: torch.log_softmax(torch.sigmoid(original(state, context, slate).exp()), dim=1)
     )
 
 
 def squashed_leaving(model: ResponseModel) -> None:
     original = model.leaving_logit
-    model.leaving_logit = lambda clicked, step: torch.sigmoid(original(clicked, step))  # type: ignore[method-assign]
+    model.leaving_logit = lambda clicked, step, context: torch.sigmoid(original(clicked, step, context))  # type: ignore[method-assign]
 
 
 def swapped_positions(model: ResponseModel) -> None:
     with torch.no_grad():
-        model.position_K.copy_(model.position_K.flip(0))
+        model.position_EK.copy_(model.position_EK.flip(1))
 
 
 def mean_without_an_axis(model: ResponseModel) -> None:
@@ -90,8 +96,8 @@ def test_a_forgotten_sampling_correction_turns_it_red(is_corrected: bool) -> Non
     model = ResponseModel(item_ND=torch.eye(ITEMS), popularity_N=torch.from_numpy(popularity - 1), slate_size=1)
     state_SD = torch.nn.functional.one_hot(torch.from_numpy(generator.integers(ITEMS, size=count)), ITEMS).float()
     with torch.no_grad():  # users like one item each; what is left is popularity
-        model.match.mul_(3.0)
-        model.popularity_weight.fill_(1.0 if is_corrected else 0.0)
+        model.match_EDD.mul_(3.0)
+        model.popularity_E.fill_(1.0 if is_corrected else 0.0)
     wanted_SN = share * np.exp(3.0 * state_SD.numpy())
     wanted_SN /= wanted_SN.sum(axis=1, keepdims=True)
     taken = (wanted_SN.cumsum(axis=1) < generator.random((count, 1))).sum(axis=1)[:, None]
@@ -102,10 +108,10 @@ def test_a_forgotten_sampling_correction_turns_it_red(is_corrected: bool) -> Non
         state_SD=state_SD, slate_SK=torch.from_numpy(slate), choice_S=torch.zeros(count, dtype=torch.int64),
         reward_S=torch.ones(count), step_S=torch.zeros(count, dtype=torch.int64), left_S=torch.zeros(count),
         user_S=torch.arange(count) // 5, session_S=torch.arange(count) // 5,
-        log_shown_SK=torch.from_numpy(log_shown).float(), has_no_click=False,
+        log_shown_SK=torch.from_numpy(log_shown).float(), context_SF=torch.zeros(count, 4), has_no_click=False,
     )  # fmt: skip
     with torch.no_grad():
-        model.reward_item.bias.fill_(1.0)
+        model.reward_E.fill_(1.0)
     fit_leaving(model, answers.departures)
     passed, reasons = judged(model, answers)
     assert passed == is_corrected, reasons
@@ -130,7 +136,7 @@ def test_leaving_meets_the_logged_rate_at_every_step() -> None:
     answers = dataclasses.replace(answers, step_S=step_S, left_S=left_S)
     fit_leaving(model, answers.departures)
     with torch.no_grad():
-        found_S = torch.sigmoid(model.leaving_logit(answers.choice_S >= 0, step_S))
+        found_S = torch.from_numpy(leaving_probability(model, answers.departures))
     for group in step_group(step_S).unique():
         is_in_S = step_group(step_S) == group
         assert float(found_S[is_in_S].mean()) == pytest.approx(float(left_S[is_in_S].mean()), abs=0.005)

@@ -13,7 +13,8 @@ from recolam.world.choc_kale import ChocKaleConfig, ChocKaleUsers, draw_choc
 from recolam.world.drift import DriftConfig, Drifting
 from recolam.world.ecosystem import EcosystemConfig, EcosystemUsers, draw_offer
 from recolam.world.environment import SimulatedUsers
-from recolam.world.fitted import Bank, FittedUsers, ResponseModel
+from recolam.world.fitted import Bank, FittedUsers
+from recolam.world.response import ResponseModel
 from recolam.world.runtime import Value
 from recolam.world.story import UserModel, sample_choice
 from tests.world.worlds import small_users
@@ -31,18 +32,19 @@ def ecosystem() -> UserModel:
     return EcosystemUsers(EcosystemConfig(slate_size=SLATE, cost=0.2), draw_offer(ITEMS, mean_PZ, spread=0.3, seed=0))
 
 
-def fitted() -> UserModel:
+def fitted(*, members: int = 1) -> FittedUsers:
     generator, tokens = torch.Generator().manual_seed(0), FIRST_ITEM + ITEMS
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = SequenceModel(SequenceConfig(tokens=tokens, max_len=8, width=8, blocks=1, heads=1))
     response = ResponseModel(
-        item_ND=torch.randn(tokens, 8, generator=generator), popularity_N=torch.ones(tokens), slate_size=SLATE
-    )
+        item_ND=torch.randn(tokens, 8, generator=generator), popularity_N=torch.ones(tokens), slate_size=SLATE,
+        members=members,
+    )  # fmt: skip
     with torch.no_grad():
-        response.match.mul_(0.3)
-        response.reward_item.weight.normal_(generator=generator)
-        response.leaving_step_J.fill_(-4.0)
+        response.match_EDD.mul_(0.3)
+        response.reward_item_ED.normal_(generator=generator)
+        response.leaving_step_EJ.fill_(-4.0)
     history_PT = torch.randint(FIRST_ITEM, tokens, (30, 8), generator=generator)
     length_P = torch.randint(1, 6, (30,), generator=generator)
     history_PT = history_PT.masked_fill(torch.arange(8) >= length_P[:, None], 0)

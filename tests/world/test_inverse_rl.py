@@ -16,7 +16,7 @@ from torch import Tensor
 from recolam.bench.inverse_rl import agreement, kept
 from recolam.bench.planted_rewards import Planted, choc_kale_grid, reversed_ladder, satisfaction_ladder
 from recolam.errors import ArtifactError, DataError
-from recolam.world.fitting import Answers
+from recolam.world.answers import Answers
 from recolam.world.inverse_rl import (
     FittedReward,
     _least_within_error,
@@ -200,6 +200,7 @@ def answers_of(choices: SlateChoices, state_SD: Tensor, log_shown_SK: Tensor, *,
         user_S=torch.arange(count),
         session_S=torch.arange(count),
         log_shown_SK=log_shown_SK,
+        context_SF=torch.zeros(count, 4),
         has_no_click=has_no_click,
     )
 
