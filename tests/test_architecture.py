@@ -47,6 +47,7 @@ LOADERS = {
     "recolam.policy.agent",
     "recolam.policy.constraints",
     "recolam.policy.distribution",
+    "recolam.policy.exposure",
     "recolam.policy.recommend",
     "recolam.policy.plackett_luce",
     "recolam.policy.returns",

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from recolam.evaluate import words
+from recolam.evaluate.exposure import CURVES
 from recolam.evaluate.figures import (
     Mark,
     Place,
@@ -24,7 +25,7 @@ from recolam.evaluate.verdict import number
 
 TRANSFER_WAYS = ("scratch", "zero_shot", "full", "head", "lora")
 _TEMPLATES = Path(__file__).parent / "templates"
-PICTURES = ("returns", "ranking", "ope", "curves", "calibration", "closed_loop")
+PICTURES = ("returns", "ranking", "ope", "curves", "exposure", "calibration", "closed_loop")
 _PANELS = 8
 
 
@@ -71,11 +72,13 @@ def draw_pictures(report: Mapping[str, Any]) -> dict[str, str]:
             line=("as logged", ope["logged_mean"]),
         )  # fmt: skip
     panels = {name: series for name, series in report["curves"].items() if len(series)}
-    if panels:
-        chosen = sorted(panels, key=lambda name: ("return" not in name, name))[:_PANELS]
-        pictures["curves"] = curves(
-            {name: panels[name] for name in chosen}, name="curves", title="Learning curves of the policy"
-        )
+    learning = sorted(set(panels) - set(CURVES), key=lambda name: ("return" not in name, name))[:_PANELS]
+    for name, chosen, title in (
+        ("curves", learning, "Learning curves of the policy"),
+        ("exposure", [name for name in CURVES if name in panels], "What the policy shows as it learns"),
+    ):
+        if chosen:
+            pictures[name] = curves({label: panels[label] for label in chosen}, name=name, title=title)
     if report["calibration"].get("bins"):
         pictures["calibration"] = reliability_diagram(
             report["calibration"]["bins"], name="calibration", title="Predicted against observed clicks"
@@ -105,6 +108,8 @@ def _environment() -> Environment:
         "calibration_pairs": words.calibration_pairs,
         "cell": words.cell,
         "count": words.count,
+        "exposure_sentences": words.exposure_sentences,
+        "exposure_warning": words.exposure_warning,
         "facts": words.facts,
         "in_order": words.in_order,
         "label": words.label,
