@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from recolam.contracts.dataset import FIRST_ITEM, TRAIN, TokenisedDataset
-from recolam.errors import ConfigError, DataError
-from recolam.policy.constraints import OpenItems, SlateConstraints
+from recolam.errors import ConfigError
+from recolam.policy.constraints import NoSuchSlate, OpenItems, SlateConstraints
 
 _DAY = 86_400
 
@@ -141,8 +141,8 @@ def check_slates(constraints: SlateConstraints, *, items: int, slate_size: int) 
     score_1N[:, :FIRST_ITEM] = -torch.inf
     try:
         OpenItems(constraints, score_1N, slate_size)
-    except DataError as error:
-        raise ConfigError(f"no slate of this catalogue keeps the constraints: {error}") from error
+    except NoSuchSlate as error:
+        raise ConfigError(f"no slate of this catalogue keeps the constraints: {error.reason}") from error
 
 
 def elsewhere(asked: ConstraintsConfig, dataset: TokenisedDataset) -> ConstraintsConfig:
