@@ -206,7 +206,8 @@ def bench(
     ones rank policies alike): --seeds N worlds from --seed on, --preset, --iterations of every training, --users and
     --evaluations to score, --penalty and --bonus of the cautious training, --home to keep the stages' artifacts.
 
-    **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed.
+    **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed,
+    --out FILE.md, FILE.html or FILE.json for the tables.
     """
     from recolam import bench as benches  # torch takes seconds to import
 

@@ -1,8 +1,10 @@
 """From the numbers of report.json to report.html and model_card.md: no number is made here, only shown.
 
-`report` is a JSON-able mapping; `recolam.evaluate.stage` lists its keys.
+`report` is a JSON-able mapping; `recolam.evaluate.stage` lists its keys. One table is of no report: that of gradient
+estimators, which `recolam bench gradients --out recolam/evaluate/templates/gradient_estimators.json` makes anew.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ def render_html(report: Mapping[str, Any]) -> str:
     drawn = {name: Markup(svg) for name, svg in draw_pictures(report).items()}  # noqa: S704 - made by figures.py
     pictures = dict.fromkeys(PICTURES, "") | drawn
     template = _environment().get_template("report.html.j2")
-    page = template.render(report=report, pictures=pictures, transfer_ways=TRANSFER_WAYS)
+    estimators = json.loads((_TEMPLATES / "gradient_estimators.json").read_text(encoding="utf-8"))
+    page = template.render(report=report, pictures=pictures, transfer_ways=TRANSFER_WAYS, estimators=estimators)
     return _encodable(page)
 
 

@@ -240,6 +240,14 @@ def test_what_the_policy_shows_is_told_and_too_little_is_warned_of(report: dict[
     assert (words.exposure_sentences({}), words.exposure_warning({})) == ([], "")
 
 
+def test_the_table_of_gradient_estimators_is_folded_away(html: str) -> None:
+    page = Page(html)
+    assert len(page.named("details")) == 1
+    folded = "".join(page.text["details"])
+    assert folded.count("PL-Rank-3, centred") == 2
+    assert "slates of 10 out of\n1,000 items" in folded
+
+
 def test_pictures_bear_strange_numbers() -> None:
     flat = interval_bars([Mark("a", 0.0), Mark("$b$", 0.0, [0.0, 0.0])], name="x", title="t", axis="y")
     negative = interval_bars([Mark("a", -3.0, [-4.0, 1.0]), Mark("b", -1.0)], name="x", title="t", axis="y")
