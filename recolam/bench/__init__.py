@@ -13,6 +13,7 @@ from recolam.bench.grow import GrowBench, grow
 from recolam.bench.inverse_rl import InverseRLBench, inverse_rl
 from recolam.bench.objectives import ObjectivesBench, objectives
 from recolam.bench.parity import ParityBench, parity
+from recolam.bench.policy import PolicyBench, policy
 from recolam.bench.pretrain import PretrainBench, pretrain
 from recolam.bench.quality import QualityBench, quality
 from recolam.bench.rollout import RolloutBench, rollout
@@ -32,6 +33,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "rollout": (RolloutBench, rollout),
     "inverse-rl": (InverseRLBench, inverse_rl),
     "gradients": (GradientsBench, gradients),
+    "policy": (PolicyBench, policy),
 }
 NAMES = tuple(_BENCHES)
 
@@ -57,13 +59,16 @@ def _value(key: str, text: str, kind: type) -> Any:
         if text.lower() not in ("true", "false"):
             raise ConfigError(f"bench option {key}: {text!r} is not true or false")
         return text.lower() == "true"
-    if kind is not int:
+    if kind not in (int, float):
         return text
     try:
-        value = int(text)
+        value = kind(text)
     except ValueError as error:
-        raise ConfigError(f"bench option {key}: {text!r} is not a whole number") from error
-    least = 0 if key == "seed" else 1
+        what = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"bench option {key}: {text!r} is not {what}") from error
+    if kind is float:
+        return value
+    least = 0 if key in ("seed", "peer_steps") else 1
     if value < least:
         raise ConfigError(f"bench option {key}: {value} is below {least}")
     return value

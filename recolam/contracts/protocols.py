@@ -1,7 +1,8 @@
 """What a world, a slate policy and an item scorer promise to each other.
 
 Shape legend: B users or sessions side by side, T history length, K slate positions, N token ids (special ones
-included, so that an item's column is its token id).
+included, so that an item's column is its token id), F numbers of a user, X facets, G features and Z attributes of an
+item.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,30 @@ class Observation:
 
     history_BT: "Tensor"
     length_B: "Tensor"
+
+
+@dataclass(frozen=True)
+class Sight(Observation):
+    """An observation with numbers about the user beside the history.
+
+    Attributes:
+        user_BF: the user at large (tastes, say).
+        facet_BZX: the user with regard to each attribute of items (how much of a topic was clicked lately, say).
+    """
+
+    user_BF: "Tensor"
+    facet_BZX: "Tensor"
+
+
+def sight_of(observation: Observation) -> Sight:
+    """The observation as a `Sight`.
+
+    Raises:
+        ValueError: it is a plain observation, from an environment that is not sighted.
+    """
+    if not isinstance(observation, Sight):
+        raise ValueError("this policy reads the users' state; make the environment a sighted one")
+    return observation
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,20 @@ class Environment(Protocol):
 
     def step(self, slate_BK: "Tensor") -> StepResult:
         """Shows each user an ordered slate of K distinct item tokens."""
+
+
+class SightedEnvironment(Environment, Protocol):
+    """An environment of items with known features, whose observations are `Sight`s.
+
+    Attributes:
+        feature_NG: what an item is like, float; rows of special tokens are zeros.
+        attribute_NZ: how much of each attribute an item has, float in [0, 1].
+    """
+
+    feature_NG: "Tensor"
+    attribute_NZ: "Tensor"
+
+    def reset(self, *, users: int, seed: int) -> Sight: ...
 
 
 class SlatePolicy(Protocol):

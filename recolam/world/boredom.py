@@ -185,14 +185,21 @@ class BoredomUsers:
 
     def _next_boredom(self, state: Value, topic_BR: Tensor, step_BR: Tensor, clicks_B: Tensor) -> tuple[Tensor, Tensor]:
         """Who is bored of what at the next step, and for how many steps yet (the whole window where not bored)."""
-        config = self.config
         left_BZ = state.get("bored_steps") - state.get("is_bored").long()
         is_bored_BZ = state.get("is_bored") & (left_BZ > 0)
-        left_BZ = left_BZ.where(is_bored_BZ, config.window)
-        place_R = torch.arange(config.memory, device=topic_BR.device)
-        is_recent_BR = (place_R < clicks_B[:, None]) & (step_BR > (state.get("step")[:, None] - config.window))
-        count_BZ = self._topic_counts(topic_BR, is_recent_BR)
-        return is_bored_BZ | (count_BZ >= config.threshold), left_BZ
+        left_BZ = left_BZ.where(is_bored_BZ, self.config.window)
+        count_BZ = self._recent_clicks(topic_BR, step_BR, clicks_B, now_B=state.get("step") + 1)
+        return is_bored_BZ | (count_BZ >= self.config.threshold), left_BZ
+
+    def recent_clicks(self, state: Value) -> Tensor:
+        """How many of the remembered clicks of the last `window` steps were of each topic, int64 [B, Z]."""
+        topic_BR, step_BR, clicks_B = (state.get(name) for name in ("clicked_topic", "clicked_step", "clicks"))
+        return self._recent_clicks(topic_BR, step_BR, clicks_B, now_B=state.get("step"))
+
+    def _recent_clicks(self, topic_BR: Tensor, step_BR: Tensor, clicks_B: Tensor, *, now_B: Tensor) -> Tensor:
+        place_R = torch.arange(self.config.memory, device=topic_BR.device)
+        is_recent_BR = (place_R < clicks_B[:, None]) & (step_BR >= (now_B - self.config.window)[:, None])
+        return self._topic_counts(topic_BR, is_recent_BR)
 
     def _features(self, slate_BK: Tensor) -> Tensor:
         """Features of what is shown, float [B, K, Z]; `index_select` copies rows far faster than indexing does."""

@@ -32,11 +32,18 @@ class _Box(gym.spaces.Box):
 np.Inf = np.inf  # type: ignore[attr-defined]
 gym.spaces.Box = _Box
 
-from recsim_ng.applications.recsys_partially_observable_rl import corpus, metrics, user  # noqa: E402
+from recsim_ng.applications.recsys_partially_observable_rl import (  # noqa: E402
+    corpus,
+    interest_evolution_simulation,
+    metrics,
+    recommender,
+    user,
+)
 from recsim_ng.core.network import Network  # noqa: E402
 from recsim_ng.core.value import Value, ValueSpec  # noqa: E402
 from recsim_ng.entities.choice_models import selectors  # noqa: E402
 from recsim_ng.entities.recommendation.recommender import BaseRecommender  # noqa: E402
+from recsim_ng.lib.tensorflow import entity  # noqa: E402
 from recsim_ng.lib.tensorflow.field_spec import FieldSpec  # noqa: E402
 from recsim_ng.lib.tensorflow.runtime import TFRuntime  # noqa: E402
 from recsim_ng.stories.recommendation_simulation import recs_story  # noqa: E402
@@ -148,6 +155,33 @@ def story_runtime(
         metrics.ConsumedTimeAsRewardMetrics,
     )
     return TFRuntime(network=Network(variables=variables), graph_compile=graph_compile)
+
+
+class Demo:
+    """Stock's demo of interest evolution: its own recommender, trained by its own policy gradient, on this corpus.
+
+    `train_step()` plays `horizon` steps of new users in graph mode and takes a gradient step; `play()` plays only. Both
+    return the users' mean consumed time.
+    """
+
+    def __init__(self, config: Mapping[str, Any], documents: Value, *, horizon: int, learning_rate: float) -> None:
+        variables, trainable = entity.story_with_trainable_variables(
+            lambda: recs_story(
+                config,
+                user.InterestEvolutionUser,
+                lambda settings: corpus.StaticCorpus(settings, documents),
+                recommender.CollabFilteringRecommender,
+                metrics.ConsumedTimeAsRewardMetrics,
+            )
+        )
+        metric, runtime = "cumulative_reward", interest_evolution_simulation.make_runtime(variables)
+        step = interest_evolution_simulation.make_train_step(
+            runtime, horizon, config["num_users"], trainable["Recommender"], metric,
+            interest_evolution_simulation.reset_optimizer(learning_rate),
+        )  # fmt: skip
+        self.train_step = lambda: float(step()[2])
+        mean = tf.function(lambda: tf.reduce_mean(runtime.execute(num_steps=horizon)["metrics state"].get(metric)))
+        self.play = lambda: float(mean())
 
 
 def stock_corpus(config: Mapping[str, Any]) -> Value:

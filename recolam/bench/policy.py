@@ -1,0 +1,199 @@
+"""Policies in a shipped world: the slate decoder, and what it must beat, on the same seeds within the same budget.
+
+Shape legend: B users, K slate, N token ids, Z attributes.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recolam.bench.heuristics import heuristics, myopic
+from recolam.bench.policy_peer import DEMO, train_stock
+from recolam.errors import ConfigError
+from recolam.intervals import student_t_interval
+from recolam.policy import rivals
+from recolam.policy.decoder_agent import DecoderAgent
+from recolam.policy.decoder_rollout import random_slates
+from recolam.policy.decoder_training import DecoderTrainingConfig, train_decoder
+from recolam.policy.returns import Act, session_returns
+from recolam.progress import Progress, say
+from recolam.seeding import derive
+from recolam.world.environment import SimulatedUsers
+from recolam.world.interest_evolution import InterestEvolutionUsers
+from recolam.world.named import make_environment
+from recolam.world.sight import Sighted, sighted
+
+SARDINE = {
+    "sardine_bored": "SlateTopK-Bored",
+    "sardine_bored_influenced": "SlateTopK-BoredInf",
+    "sardine_uncertain": "SlateTopK-Uncertain",
+}
+"""Names for the package's own settings, which the registry has as one world."""
+REWARDS = {"choc_kale": "engagement", "interest_evolution": "watch time", "recsim_ng_demo": "watch time"}
+
+GAMMAS = {"interest_evolution": 0.98, "recsim_ng_demo": 0.98}
+"""Discounts of worlds in which what is shown takes effect slowly: a tenth of the way to a document, a click."""
+
+
+@dataclass(frozen=True)
+class PolicyBench:
+    """`seeds` trainings of `steps` user-steps at most, each judged on `evaluation_users` sessions of its own seed.
+
+    `world` is a name of `recolam.world.named` or of `SARDINE`, or `recsim_ng_demo`; `observation` is full or partial.
+    A negative `gamma` stands for the world's own, of `GAMMAS`, else 0.95. Without `rivals` only ours learns. With `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many
+    training steps, each of 100,000 user-steps; its demo takes 100. `home` is the root whose runs/peers/ holds stock's
+    environment.
+    """
+
+    world: str = "bored"
+    steps: int = 100_000
+    seeds: int = 5
+    gamma: float = -1.0
+    observation: str = "full"
+    rivals: bool = True
+    users: int = 100
+    evaluation_users: int = 200
+    peer_steps: int = 0
+    home: str = ""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A contestant ready to play, or one that has played elsewhere; `figures` are printed per seed."""
+
+    act: Act | None
+    figures: Mapping[str, Any]
+
+
+def policy(config: PolicyBench) -> dict[str, Any]:
+    """Mean session returns, undiscounted, with Student t intervals over the seeds; learning curves of ours.
+
+    Raises:
+        ConfigError: an unknown world or observation, fewer than two seeds, a budget of less than one round.
+    """
+    if config.gamma < 0:
+        config = replace(config, gamma=GAMMAS.get(config.world, 0.95))
+    if config.seeds < 2:
+        raise ConfigError(f"seeds is {config.seeds}; an interval takes 2")
+    environment = _environment(config)
+    _training(config).rounds(environment.horizon)
+    makers = _contestants(config, environment)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in makers}
+    with Progress("bench policy", total=config.seeds * len(makers)) as progress:
+        for index in range(config.seeds):
+            for name, make in makers.items():
+                begin = time.perf_counter()
+                ready = make(derive(index, "bench policy", name))
+                seconds = time.perf_counter() - begin
+                row = {"train_s": seconds, **ready.figures}
+                if ready.act is not None:
+                    row["return"] = session_returns(
+                        environment,
+                        ready.act,
+                        users=config.evaluation_users,
+                        seed=derive(index, "bench policy sessions"),
+                    )
+                found[name].append(row)
+                say(f"{config.world}, seed {index}: {name} earns {row['return']:.1f} after {row['train_s']:.0f} s")
+                progress.advance()
+    table = {name: _row(rows) for name, rows in found.items()}
+    privileged = [name for name in table if name.startswith("privileged ")]
+    return {
+        "reward": REWARDS.get(config.world, "clicks"),
+        "discount": config.gamma,
+        "horizon": environment.horizon,
+        "slate": environment.slate_size,
+        "items": len(environment.feature_NG),
+        "returns": table,
+        "best_privileged": max(privileged, key=lambda name: table[name]["mean"]) if privileged else None,
+        "pretrained_greedy": None,  # these worlds have no logs to pretrain on
+        "curves": [row["curves"] for row in found["ours"]],
+    }
+
+
+def _environment(config: PolicyBench) -> Sighted:
+    if config.observation not in ("full", "partial"):
+        raise ConfigError(f"observation {config.observation!r} is not full or partial")
+    if config.world in SARDINE:
+        world = make_environment("sardine", {"name": SARDINE[config.world]})
+    elif config.world == "recsim_ng_demo":
+        world = make_environment("interest_evolution", DEMO)
+    else:
+        world = make_environment(config.world)
+    return sighted(world, is_full=config.observation == "full")
+
+
+def _contestants(config: PolicyBench, environment: Sighted) -> dict[str, Callable[[int], _Ready]]:
+    def ready(act: Act) -> Callable[[int], _Ready]:
+        return lambda seed: _Ready(act, {})
+
+    budget = rivals.Budget(steps=config.steps, users=config.users)
+    training = _training(config)
+    makers = {"ours": lambda seed: _ours(config, environment, training, seed=seed)}
+    if config.rivals:
+        myopic_training = replace(training, gamma=0.0)
+        makers |= {
+            "ours, gamma 0": lambda seed: _ours(config, environment, myopic_training, seed=seed),
+            "slateq": lambda seed: _Ready(rivals.slateq(environment, budget, gamma=config.gamma, seed=seed), {}),
+            "bandit": lambda seed: _Ready(rivals.bandit(environment, budget, seed=seed), {}),
+            "popularity": lambda seed: _Ready(rivals.popularity(environment, budget, seed=seed), {}),
+        }
+    if config.peer_steps:
+        makers["recsim-ng, trained"] = lambda seed: _stock(config, environment, seed=seed)
+    makers |= {"random": ready(random_slates(environment)), "myopic, true state": ready(myopic(environment))}
+    return makers | {f"privileged {name}": ready(act) for name, act in heuristics(environment).items()}
+
+
+def _training(config: PolicyBench) -> DecoderTrainingConfig:
+    return DecoderTrainingConfig(
+        steps=config.steps, users=config.users, gamma=config.gamma, validation_users=math.ceil(config.users / 2)
+    )
+
+
+def _stock(config: PolicyBench, environment: Sighted, *, seed: int) -> _Ready:
+    world = environment.environment
+    if not (isinstance(world, SimulatedUsers) and isinstance(world.users, InterestEvolutionUsers)):
+        raise ConfigError(f"peer_steps: stock RecSim NG has no world {config.world!r}; it has recsim_ng_demo")
+    found = train_stock(
+        world.users.corpus,
+        slate=environment.slate_size,
+        horizon=environment.horizon,
+        training_steps=config.peer_steps,
+        evaluations=3,
+        seed=seed % 2**31,
+        home=config.home,
+    )
+    figures = {name: found[name] for name in ("train_s", "first_step_s", "curve", "versions")}
+    return _Ready(None, {"return": statistics.mean(found["returns"]), **figures})
+
+
+def _ours(config: PolicyBench, environment: Sighted, training: DecoderTrainingConfig, *, seed: int) -> _Ready:
+    settings = {
+        "world": config.world, "observation": config.observation, "gamma": training.gamma,
+        "reward": REWARDS.get(config.world, "clicks"),
+    }  # fmt: skip
+    sight = environment.reset(users=1, seed=seed)
+    agent = DecoderAgent.for_environment(environment, sight, settings, seed=seed)
+    trained = train_decoder(agent, environment, training, seed=seed)
+    return _Ready(
+        lambda observation, _: agent.slates(observation, k=environment.slate_size, generator=None),
+        {
+            "learning_steps": trained.learning_steps,
+            "validation_steps": trained.validation_steps,
+            "curves": {name: trained.curves[name] for name in ("validation_return", "reward_per_step")},
+        },
+    )
+
+
+def _row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One contestant: mean and interval of the returns, and what its trainings took."""
+    returns = [row["return"] for row in rows]
+    row = {"per_seed": returns, **student_t_interval(np.array(returns)).as_json()}
+    for name in sorted(rows[0].keys() - {"return", "curves"}):
+        row[name] = [each[name] for each in rows]
+    return row

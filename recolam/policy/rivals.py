@@ -1,0 +1,120 @@
+"""Baselines that learn from as many user-steps as the policy they are compared with: popularity, a bandit, SlateQ.
+
+Shape legend: B users, K slate, N token ids, S transitions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recolam.contracts.dataset import FIRST_ITEM
+from recolam.contracts.protocols import Observation, Sight, SightedEnvironment
+from recolam.policy.bandit import LinearBandit
+from recolam.policy.decoder_rollout import Sessions, random_slates
+from recolam.policy.response import Answers, ResponseFit, ResponseModel, root_mean_square
+from recolam.policy.returns import Act
+from recolam.policy.slateq_agent import SlateQAgent, SlateQConfig, Transitions, state_of
+from recolam.seeding import derive, torch_generator
+
+_SEGMENT = 10
+_RESPONSE_STEPS = 20
+_LEAST_EXPLORATION = 0.1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`steps` user-steps, in rounds of `users` sessions side by side; what is less than a round is not played."""
+
+    steps: int
+    users: int
+
+    def rounds(self, environment: SightedEnvironment, *, seed: int) -> Iterator[tuple[Sessions, torch.Generator]]:
+        for index in range(max(1, self.steps // (self.users * environment.horizon))):
+            sessions = Sessions(environment, users=self.users, seed=derive(seed, "learning", index))
+            yield sessions, torch_generator(seed, "round", index)
+
+
+def popularity(environment: SightedEnvironment, budget: Budget, *, seed: int) -> Act:
+    """The same slate for everybody: the items of most clicks per showing, found by random slates."""
+    click_N, shown_N = torch.zeros(environment.tokens), torch.ones(environment.tokens)
+    for sessions, generator in budget.rounds(environment, seed=seed):
+        sessions.play_by(random_slates(environment), generator, steps=environment.horizon)
+        answers = Answers.joined(sessions.answers)
+        click_N.index_add_(0, answers.slate_SK.flatten(), answers.is_clicked_SK.flatten().float())
+        shown_N.index_add_(0, answers.slate_SK.flatten(), torch.ones(answers.slate_SK.numel()))
+    slate_K = (click_N / shown_N)[FIRST_ITEM:].topk(environment.slate_size).indices + FIRST_ITEM
+    return lambda observation, _: slate_K.expand(len(observation.length_B), -1).contiguous()
+
+
+def bandit(environment: SightedEnvironment, budget: Budget, *, seed: int) -> Act:
+    """Thompson sampling of linear rewards while it learns; the mean's greedy slate afterwards."""
+    user_size = environment.reset(users=1, seed=seed).user_BF.shape[1]
+    learner = LinearBandit.of(environment.feature_NG, environment.attribute_NZ, user_size=user_size)
+    for sessions, generator in budget.rounds(environment, seed=seed):
+        while bool(sessions.is_active_B.any()):
+            known = len(sessions.answers)
+            sessions.play_by(_sampled(learner, environment.slate_size), generator, steps=_SEGMENT)
+            learner.learn(Answers.joined(sessions.answers[known:]))
+    return _greedy(learner, environment.slate_size)
+
+
+def slateq(environment: SightedEnvironment, budget: Budget, *, gamma: float, seed: int) -> Act:
+    """SlateQ with a learnt click model; whole slates are random at first, and with probability 0.1 at the end."""
+    first = environment.reset(users=budget.users, seed=derive(seed, "learning", 0))
+    agent = _new_slateq(environment, first, SlateQConfig(gamma=gamma), seed=seed)
+    fit, parts, done = ResponseFit(agent.response), list[Transitions](), 0
+    for sessions, generator in budget.rounds(environment, seed=seed):
+        while bool(sessions.is_active_B.any()):
+            exploration = max(1.0 - 2.0 * (done + sessions.played) / budget.steps, _LEAST_EXPLORATION)
+            act = _exploring(_greedy(agent, environment.slate_size), random_slates(environment), exploration)
+            parts += _transitions(sessions, act, generator)
+            known = Transitions.joined(parts)
+            fit.steps(known.answers, _RESPONSE_STEPS, generator)
+            agent.learn(known, generator)
+        done += sessions.played
+    return _greedy(agent, environment.slate_size)
+
+
+def _new_slateq(environment: SightedEnvironment, sight: Sight, config: SlateQConfig, *, seed: int) -> SlateQAgent:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        response = ResponseModel(
+            environment.feature_NG, environment.attribute_NZ,
+            user_size=sight.user_BF.shape[1], slate_size=environment.slate_size,
+        )  # fmt: skip
+        response.user_scale.copy_(root_mean_square(sight.user_BF))
+        state_size = state_of(sight).shape[1]
+        return SlateQAgent(
+            response, environment.attribute_NZ, config, state_size=state_size, slate_size=environment.slate_size
+        )
+
+
+def _transitions(sessions: Sessions, act: Act, generator: torch.Generator) -> list[Transitions]:
+    found = []
+    for _ in range(_SEGMENT):
+        before, index_S = sessions.sight, sessions.is_active_B.nonzero()[:, 0]
+        sessions.play_by(act, generator, steps=1)
+        after = sessions.sight
+        states = (state_of(before)[index_S], state_of(after)[index_S], after.user_BF[index_S])
+        found.append(Transitions(sessions.answers[-1], *states, sessions.has_left_B[index_S]))
+        if not bool(sessions.is_active_B.any()):
+            break
+    return found
+
+
+def _exploring(act: Act, explore: Act, share: float) -> Act:
+    def mixed(observation: Observation, generator: torch.Generator) -> Tensor:
+        draw_B1 = torch.rand(len(observation.length_B), 1, generator=generator)
+        return torch.where(draw_B1 < share, explore(observation, generator), act(observation, generator))
+
+    return mixed
+
+
+def _greedy(agent: LinearBandit | SlateQAgent, k: int) -> Act:
+    return lambda observation, _: agent.slates(observation, k=k, generator=None)
+
+
+def _sampled(agent: LinearBandit, k: int) -> Act:
+    return lambda observation, generator: agent.slates(observation, k=k, generator=generator)
