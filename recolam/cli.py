@@ -17,7 +17,7 @@ from recolam import pipeline, presets
 from recolam.contracts.artifact import Artifact, open_artifact
 from recolam.contracts.config import read_settings
 from recolam.contracts.home import Home
-from recolam.errors import ConfigError, RecolamError
+from recolam.errors import ConfigError, DataError, RecolamError
 from recolam.memory import keep_freed_memory
 from recolam.threads import wait_passively
 
@@ -155,6 +155,8 @@ def recommend(
 
     query = {"history": [_ids(history)], "exclude": [_ids(exclude)], "k": [k]}
     answer: Any = load_model(Home.at(home), model).predict(pd.DataFrame(query))
+    if problem := answer.get("problem", [""])[0]:
+        raise DataError(f"no slate keeps the policy's constraints: {problem}")
     slate, scores = list(answer["slate"][0]), [float(score) for score in answer["scores"][0]]
     if as_json:
         print(json.dumps({"model": model, "slate": slate, "scores": scores}))
@@ -208,7 +210,8 @@ def bench(
     ones rank policies alike): --seeds N worlds from --seed on, --preset, --iterations of every training, --users and
     --evaluations to score, --penalty and --bonus of the cautious training, --home to keep the stages' artifacts.
 
-    **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed.
+    **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed,
+    --out FILE.md, FILE.html or FILE.json for the tables.
     """
     from recolam import bench as benches  # torch takes seconds to import
 

@@ -45,9 +45,13 @@ LOADERS = {
     "recolam.world.fitted",
     "recolam.world.saved",
     "recolam.policy.agent",
+    "recolam.policy.constraints",
+    "recolam.policy.distribution",
+    "recolam.policy.exposure",
     "recolam.policy.recommend",
     "recolam.policy.plackett_luce",
     "recolam.policy.returns",
+    "recolam.policy.rules",
 }
 TRACKING_USERS = {"register", "pipeline", "tune", "cli"}
 

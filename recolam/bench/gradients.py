@@ -3,11 +3,13 @@
 Shape legend: S slates, K positions, N items, J parts of the sample.
 """
 
+import json
 import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,14 +35,23 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class GradientsBench:
-    """One state with `items`; `slates` are sampled, in blocks of 256, for every estimator alike."""
+    """One state with `items`; `slates` are sampled, in blocks of 256, for every estimator alike.
+
+    Attributes:
+        out: a file for the tables: .md, .html, or .json as the evaluation report reads them; "" for none.
+    """
 
     items: int = 1000
     slate: int = 10
     slates: int = 32768
     seed: int = 0
+    out: str = ""
 
     def __post_init__(self) -> None:
+        if self.out and Path(self.out).suffix not in _WRITERS:
+            raise ConfigError(f"out {self.out!r} ends in none of {', '.join(_WRITERS)}")
+        if self.out and not Path(self.out).parent.is_dir():
+            raise ConfigError(f"out {self.out!r}: no such folder")
         if self.slate > self.items:
             raise ConfigError(f"slates of {self.slate} cannot be made of {self.items} items")
         if self.slates < _PARTS * _BLOCK:
@@ -67,7 +78,11 @@ def gradients(config: GradientsBench) -> dict[str, Any]:
         for name in ("start", "trained"):
             policies[name] = _one(_bandit(config, name), config, progress, name)
     best = {name: _best(figures["estimators"]) for name, figures in policies.items()}
-    return {"policies": policies, "best": best, "staleness": STALENESS}
+    result = {"policies": policies, "best": best, "staleness": STALENESS}
+    if config.out:
+        sizes = {"items": config.items, "slate": config.slate, "slates": config.slates}
+        Path(config.out).write_text(_WRITERS[Path(config.out).suffix]({**result, **sizes}), encoding="utf-8")
+    return result
 
 
 def _best(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -204,3 +219,16 @@ def as_html(result: Mapping[str, Any]) -> str:
         f"<tbody>{''.join(line(row, 'td') for row in _rows(figures['estimators']))}</tbody></table>"
         for policy, figures in result["policies"].items()
     )
+
+
+def as_table(result: Mapping[str, Any]) -> str:
+    """The same as JSON of texts, with the sizes: what `recolam.evaluate.report` draws."""
+    tables = [
+        {"policy": policy, "rows": [list(row) for row in _rows(figures["estimators"])]}
+        for policy, figures in result["policies"].items()
+    ]
+    sizes = {name: result[name] for name in ("items", "slate", "slates")}
+    return json.dumps({**sizes, "head": list(_HEAD), "tables": tables}, indent=1) + "\n"
+
+
+_WRITERS = {".md": as_markdown, ".html": as_html, ".json": as_table}

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation
 from recolam.errors import ConfigError
 from recolam.policy.agent import SlateAgent
-from recolam.policy.plackett_luce import sample
+from recolam.policy.distribution import SlateDistribution
 from recolam.progress import Progress
 from recolam.seeding import torch_generator
 from recolam.sequence.model import SequenceConfig, SequenceModel
@@ -55,9 +54,9 @@ def rollout(config: RolloutBench) -> dict[str, Any]:
         raise ConfigError(f"{config.steps} steps with slates of {config.slate} out of {config.items} items")
     device = resolve_device(config.device)
     agent, environment = _agent(config, device), _environment(config, device)
-    ways: dict[str, Callable[[], Callable[[Observation], Tensor]]] = {
+    ways: dict[str, Callable[[], Callable[[Observation], SlateDistribution]]] = {
         "incremental": agent.following,
-        "re-encoding": lambda: agent.slate_scores,
+        "re-encoding": lambda: agent.distribution,
     }
     seconds: dict[str, list[list[float]]] = {name: [] for name in ways}
     shares = {"world": 0.0, "policy": 0.0}
@@ -115,7 +114,7 @@ def _environment(config: RolloutBench, device: torch.device) -> SimulatedUsers:
 @torch.no_grad()
 def _play(
     environment: SimulatedUsers,
-    slate_scores: Callable[[Observation], Tensor],
+    act: Callable[[Observation], SlateDistribution],
     config: RolloutBench,
     *,
     seed: int,
@@ -127,7 +126,7 @@ def _play(
     seconds: dict[str, list[float]] = {"policy": [], "world": []}
     for _ in range(config.steps):
         with _timed(seconds["policy"], device):
-            slate_BK = sample(slate_scores(observation), config.slate, generator)
+            slate_BK = act(observation).sample(config.slate, generator)
         with _timed(seconds["world"], device):
             observation = environment.step(slate_BK).observation
     return seconds

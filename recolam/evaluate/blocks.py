@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recolam.contracts.artifact import Artifact
 from recolam.contracts.dataset import FIRST_ITEM, TokenisedDataset
 from recolam.contracts.protocols import ItemScorer
-from recolam.evaluate.seen import items_left, observe
+from recolam.evaluate.seen import items_left, observe, select
 from recolam.policy.agent import SlateAgent, admissible
 from recolam.seeding import numpy_generator
 
@@ -122,6 +122,11 @@ def examples(
     drawn = numpy_generator(seed, "examples").choice(telling_Q, size=min(users, len(telling_Q)), replace=False)
     chosen_Q = np.sort(drawn)
     seen = observe(dataset, chosen_Q, max_len=max_len)
+    if agent.is_restricted:
+        is_possible_B = agent.distribution(seen).is_possible(k)
+        seen, chosen_Q = select(seen, is_possible_B), chosen_Q[is_possible_B.numpy()]
+        if len(chosen_Q) == 0:
+            return []
     policy_BK = agent.slates(seen, k=k, generator=None)
     score_BN = admissible(pretrained.scores(seen.history_BT, seen.length_B), seen.history_BT)
     pretrained_BK = score_BN.topk(policy_BK.shape[1], dim=1).indices

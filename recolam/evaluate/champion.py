@@ -11,6 +11,7 @@ from recolam.contracts.artifact import Artifact
 from recolam.contracts.dataset import FIRST_ITEM, TokenisedDataset
 from recolam.policy import returns
 from recolam.policy.agent import SlateAgent
+from recolam.sequence.model import SequenceModel
 from recolam.sequence.vocabulary import with_vocabulary
 from recolam.world.saved import SavedWorld
 
@@ -30,8 +31,15 @@ def champion_agent(champion: Artifact, dataset: TokenisedDataset) -> SlateAgent 
     if features not in (0, dataset.item_text_VF.shape[1]):
         return None
     text_NF = torch.from_numpy(dataset.item_text_VF)[:, :features]
-    model = with_vocabulary(agent.model, items=agent.items, new_items=dataset.items, new_text_NF=text_NF)
-    return SlateAgent(model.eval(), agent.temperature, dataset.items, agent.settings, is_barred_N=is_barred_N)
+
+    def moved(model: SequenceModel) -> SequenceModel:
+        return with_vocabulary(model, items=agent.items, new_items=dataset.items, new_text_NF=text_NF).eval()
+
+    retriever = None if agent.retriever is None else moved(agent.retriever)
+    return SlateAgent(
+        moved(agent.model), agent.temperature, dataset.items, agent.settings, is_barred_N=is_barred_N,
+        retriever=retriever,
+    )  # fmt: skip
 
 
 def champion_returns(agent: SlateAgent, policy: Artifact, world: Artifact) -> list[float]:

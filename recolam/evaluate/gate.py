@@ -3,8 +3,8 @@
 Shape legend: B histories, T history length, K slate positions, N token ids.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +15,20 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation
 from recolam.evaluate.seen import items_left, select
 from recolam.intervals import paired_difference, student_t_interval
+from recolam.policy.constraints import SlateConstraints
+from recolam.policy.distribution import SlateDistribution
 
 
 class CheckedAgent(Protocol):
     """What the checks ask of a policy: `recolam.policy.agent.SlateAgent` has it."""
+
+    @property
+    def constraints(self) -> SlateConstraints | None: ...
+
+    @property
+    def is_restricted(self) -> bool: ...
+
+    def distribution(self, observation: Observation) -> SlateDistribution: ...
 
     def slates(self, observation: Observation, *, k: int, generator: Any) -> Tensor: ...
 
@@ -125,13 +135,27 @@ def are_scores_finite(score_BN: Tensor, seen: Observation) -> bool:
 def check_agent(
     agent: CheckedAgent, seen: Observation, *, k: int, tokens: int, generator: torch.Generator
 ) -> dict[str, bool]:
-    """`slates_valid` (greedy and sampled) and `finite` of a policy on these histories.
+    """`slates_valid` (greedy and sampled, constraints included) and `finite` of a policy on these histories.
 
-    Histories that leave fewer than `k` items are no test of the slates and are left out.
+    Histories that leave no slate of `k` items are no test of the slates and are left out.
     """
+    rules = agent.constraints
     roomy = select(seen, items_left(seen, tokens=tokens) >= k)
+    if agent.is_restricted and len(roomy.length_B):
+        roomy = select(roomy, agent.distribution(roomy).is_possible(k))
+    barred = roomy if rules is None else _but_for(roomy, rules.within(k).fixed.values())
     is_valid = True
     for stream in (None, generator):
         if len(roomy.length_B):
-            is_valid &= are_slates_valid(agent.slates(roomy, k=k, generator=stream), roomy, tokens=tokens)
+            slate_BK = agent.slates(roomy, k=k, generator=stream)
+            is_valid &= are_slates_valid(slate_BK, barred, tokens=tokens)
+            is_valid &= rules is None or bool(rules.are_kept(slate_BK).all())
     return {"slates_valid": is_valid, "finite": are_scores_finite(agent.scores(seen.history_BT, seen.length_B), seen)}
+
+
+def _but_for(seen: Observation, item_X: Iterable[int]) -> Observation:
+    """The histories without these items, which a policy shows whoever had them."""
+    is_kept_BT = torch.ones_like(seen.history_BT, dtype=torch.bool)
+    for item in item_X:
+        is_kept_BT &= seen.history_BT != item
+    return replace(seen, history_BT=seen.history_BT * is_kept_BT)

@@ -15,19 +15,23 @@ from torch import Tensor
 from recolam.contracts.dataset import FIRST_ITEM, PADDING, TEST, VALIDATION, LoggedSlates, TokenisedDataset
 from recolam.contracts.protocols import Observation
 from recolam.evaluate.estimators import OffPolicyEstimate, dr, estimate_all, importance_weights, log_weights
-from recolam.evaluate.seen import items_left, observe, select
+from recolam.evaluate.seen import items_left, observe
 from recolam.intervals import Interval, bootstrap_ratio, cluster_sums
-from recolam.policy import plackett_luce
+from recolam.policy.distribution import SlateDistribution
 from recolam.progress import Progress
 from recolam.seeding import derive, numpy_generator, torch_generator
 
 
 class TargetAgent(Protocol):
-    """The policy that is judged: `recolam.policy.agent.SlateAgent` is one."""
+    """The policy that is judged: `recolam.policy.agent.SlateAgent` is one.
 
-    def slate_scores(self, observation: Observation) -> Tensor: ...
+    `is_restricted` where more than what a user had narrows its slates.
+    """
 
-    def slate_log_prob(self, observation: Observation, slate_BK: Tensor) -> Tensor: ...
+    @property
+    def is_restricted(self) -> bool: ...
+
+    def distribution(self, observation: Observation) -> SlateDistribution: ...
 
 
 class RewardModel(Protocol):
@@ -93,7 +97,7 @@ def evaluate_off_policy(
     if dataset.slates is None:
         return OffPolicyResult(reason="the log has no slates with propensities")
     row_S, split = choose_slates(dataset.slates, least=least, most=most, seed=seed)
-    row_S = _with_room(dataset, dataset.slates, row_S, max_len=max_len)
+    row_S = _with_room(dataset, dataset.slates, row_S, agent, max_len=max_len, block=block)
     if len(row_S) == 0:
         return OffPolicyResult(reason="no logged slate is newer than the training data")
     scored = _score(dataset, row_S, agent, reward_model, max_len=max_len, samples=samples, block=block, seed=seed)
@@ -156,11 +160,11 @@ def _score(
             seen = observe(dataset, slates.history_end_S[row_B], max_len=max_len, user_B=slates.user_S[row_B])
             slate_BK = torch.from_numpy(slates.slate_SK[row_B, :width].astype(np.int64))
             q_target_B = torch.zeros(len(row_B), dtype=torch.float64)
-            score_BN = agent.slate_scores(seen)
+            distribution = agent.distribution(seen)
             for _ in range(samples):
-                drawn_BK = plackett_luce.sample(score_BN, width, generator)
+                drawn_BK = distribution.sample(width, generator)
                 q_target_B += reward_model.expected_reward(seen.history_BT, seen.length_B, drawn_BK).double() / samples
-            scored["log_target_S"][place_B] = _log_target(agent, seen, slate_BK).double().numpy()
+            scored["log_target_S"][place_B] = _log_target(distribution, slate_BK).double().numpy()
             q_logged_B = reward_model.expected_reward(seen.history_BT, seen.length_B, slate_BK)
             scored["q_logged_S"][place_B] = q_logged_B.double().numpy()
             scored["q_target_S"][place_B] = q_target_B.numpy()
@@ -168,13 +172,27 @@ def _score(
     return scored
 
 
+@torch.no_grad()
 def _with_room(
-    dataset: TokenisedDataset, slates: LoggedSlates, row_S: NDArray[np.int64], *, max_len: int
+    dataset: TokenisedDataset,
+    slates: LoggedSlates,
+    row_S: NDArray[np.int64],
+    agent: TargetAgent,
+    *,
+    max_len: int,
+    block: int,
 ) -> NDArray[np.int64]:
-    """The rows whose history leaves the target policy enough items for a slate of the logged size."""
-    seen = observe(dataset, slates.history_end_S[row_S], max_len=max_len, user_B=slates.user_S[row_S])
+    """The rows whose history leaves the target policy a slate of the logged size."""
     width_S = (slates.slate_SK[row_S] != PADDING).sum(axis=1)
-    return row_S[items_left(seen, tokens=dataset.tokens).numpy() >= width_S]
+    has_room_S = np.zeros(len(row_S), dtype=bool)
+    for place_B, width in _blocks(width_S, block=block):
+        row_B = row_S[place_B]
+        seen = observe(dataset, slates.history_end_S[row_B], max_len=max_len, user_B=slates.user_S[row_B])
+        has_room_B = items_left(seen, tokens=dataset.tokens) >= width
+        if agent.is_restricted:
+            has_room_B = agent.distribution(seen).is_possible(width)
+        has_room_S[place_B] = has_room_B.numpy()
+    return row_S[has_room_S]
 
 
 def _blocks(width_S: NDArray[np.int64], *, block: int) -> Iterator[tuple[NDArray[np.int64], int]]:
@@ -185,10 +203,10 @@ def _blocks(width_S: NDArray[np.int64], *, block: int) -> Iterator[tuple[NDArray
             yield place_S[start : start + block], int(width)
 
 
-def _log_target(agent: TargetAgent, seen: Observation, slate_BK: Tensor) -> Tensor:
+def _log_target(distribution: SlateDistribution, slate_BK: Tensor) -> Tensor:
     """Log probability of each logged slate, -inf for one with an item that the agent's vocabulary lacks."""
     is_known_B = (slate_BK >= FIRST_ITEM).all(dim=1)
     log_prob_B = torch.full((len(slate_BK),), -torch.inf)
     if is_known_B.any():
-        log_prob_B[is_known_B] = agent.slate_log_prob(select(seen, is_known_B), slate_BK[is_known_B]).float()
+        log_prob_B[is_known_B] = distribution.rows(is_known_B).log_prob(slate_BK[is_known_B]).float()
     return log_prob_B

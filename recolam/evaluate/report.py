@@ -1,8 +1,10 @@
 """From the numbers of report.json to report.html and model_card.md: no number is made here, only shown.
 
-`report` is a JSON-able mapping; `recolam.evaluate.stage` lists its keys.
+`report` is a JSON-able mapping; `recolam.evaluate.stage` lists its keys. One table is of no report: that of gradient
+estimators, which `recolam bench gradients --out recolam/evaluate/templates/gradient_estimators.json` makes anew.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from recolam.evaluate import words
+from recolam.evaluate.exposure import CURVES
 from recolam.evaluate.figures import (
     Mark,
     Place,
@@ -24,7 +27,7 @@ from recolam.evaluate.verdict import number
 
 TRANSFER_WAYS = ("scratch", "zero_shot", "full", "head", "lora")
 _TEMPLATES = Path(__file__).parent / "templates"
-PICTURES = ("returns", "ranking", "ope", "curves", "calibration", "closed_loop")
+PICTURES = ("returns", "ranking", "ope", "curves", "exposure", "calibration", "closed_loop")
 _PANELS = 8
 
 
@@ -33,7 +36,8 @@ def render_html(report: Mapping[str, Any]) -> str:
     drawn = {name: Markup(svg) for name, svg in draw_pictures(report).items()}  # noqa: S704 - made by figures.py
     pictures = dict.fromkeys(PICTURES, "") | drawn
     template = _environment().get_template("report.html.j2")
-    page = template.render(report=report, pictures=pictures, transfer_ways=TRANSFER_WAYS)
+    estimators = json.loads((_TEMPLATES / "gradient_estimators.json").read_text(encoding="utf-8"))
+    page = template.render(report=report, pictures=pictures, transfer_ways=TRANSFER_WAYS, estimators=estimators)
     return _encodable(page)
 
 
@@ -71,11 +75,13 @@ def draw_pictures(report: Mapping[str, Any]) -> dict[str, str]:
             line=("as logged", ope["logged_mean"]),
         )  # fmt: skip
     panels = {name: series for name, series in report["curves"].items() if len(series)}
-    if panels:
-        chosen = sorted(panels, key=lambda name: ("return" not in name, name))[:_PANELS]
-        pictures["curves"] = curves(
-            {name: panels[name] for name in chosen}, name="curves", title="Learning curves of the policy"
-        )
+    learning = sorted(set(panels) - set(CURVES), key=lambda name: ("return" not in name, name))[:_PANELS]
+    for name, chosen, title in (
+        ("curves", learning, "Learning curves of the policy"),
+        ("exposure", [name for name in CURVES if name in panels], "What the policy shows as it learns"),
+    ):
+        if chosen:
+            pictures[name] = curves({label: panels[label] for label in chosen}, name=name, title=title)
     if report["calibration"].get("bins"):
         pictures["calibration"] = reliability_diagram(
             report["calibration"]["bins"], name="calibration", title="Predicted against observed clicks"
@@ -105,6 +111,8 @@ def _environment() -> Environment:
         "calibration_pairs": words.calibration_pairs,
         "cell": words.cell,
         "count": words.count,
+        "exposure_sentences": words.exposure_sentences,
+        "exposure_warning": words.exposure_warning,
         "facts": words.facts,
         "in_order": words.in_order,
         "label": words.label,

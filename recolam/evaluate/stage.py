@@ -20,6 +20,7 @@ from recolam.errors import ConfigError
 from recolam.evaluate import blocks
 from recolam.evaluate.baselines import ItemKNN, Popularity
 from recolam.evaluate.champion import champion_agent, champion_returns
+from recolam.evaluate.exposure import exposure_block
 from recolam.evaluate.gate import Standing, build_gate, check_agent
 from recolam.evaluate.off_policy import OffPolicyResult, evaluate_off_policy
 from recolam.evaluate.ranking_table import RankingTable, choose_queries, flat_ranking, ranking_block, ranking_table
@@ -104,12 +105,14 @@ def run(config: EvaluateConfig, context: StageContext) -> dict[str, Any]:
     verdict = reach_verdict(returns=returns, gate=gate, ranking=ranking, ope=ope)
     say(verdict.sentence)
     slate_size = int(agent.settings["slate_size"])
+    learnt = policy.json("curves.json") if "curves.json" in policy.manifest["files"] else {}
     report = {
         "dataset": {"name": str(dataset.info["dataset"]), "items": len(dataset.items), "users": len(dataset.users)},
         "verdict": asdict(verdict),
         "gate": gate,
         "returns": dict(returns),
-        "curves": policy.json("curves.json") if "curves.json" in policy.manifest["files"] else {},
+        "curves": learnt,
+        "exposure": exposure_block(dataset, learnt),
         "ranking": ranking_block(table, ranking, available=len(dataset.test_event_Q), k=config.k),
         "ope": ope,
         "calibration": _calibration(inputs["world"]),

@@ -195,6 +195,39 @@ def loop_sentences(loop: Mapping[str, Any]) -> list[str]:
     return told
 
 
+def exposure_sentences(exposure: Mapping[str, Any]) -> list[str]:
+    """What the policy shows, in sentences; nothing where its training left no curves."""
+    if not exposure:
+        return []
+    start, served, logged = exposure["start"], exposure["served"], exposure["logged"]
+    log = "the slates of the log" if exposure["source"] == "slates" else "the log's events"
+    told = [
+        f"Before training its likeliest slates covered {percent(start['coverage'])} of the catalogue in validation, as "
+        f"served they cover {percent(served['coverage'])}; {log} cover {percent(logged['coverage'])}.",
+        f"Showings are spread as if over {count(served['effective_items'])} items shown alike, before training over "
+        f"{count(start['effective_items'])}, in the log over {count(logged['effective_items'])}.",
+    ]
+    if "exposure_drift" in served:
+        told.append(f"{percent(served['exposure_drift'])} of the showings went to other items than before training.")
+    if "popularity" in served:
+        told.append(
+            f"An item shown sells more than {percent(served['popularity'])} of the catalogue on average (before "
+            f"training {percent(start['popularity'])}, in the log {percent(logged['popularity'])})."
+        )
+    return told
+
+
+def exposure_warning(exposure: Mapping[str, Any]) -> str:
+    """A sentence where the policy shows little of the catalogue; "" elsewhere."""
+    if not exposure.get("is_narrow"):
+        return ""
+    served, logged = exposure["served"]["coverage"], exposure["logged"]["coverage"]
+    return (
+        f"It covers {percent(served)} of the catalogue, less than half of the {percent(logged)} that the log covers: "
+        "many items would never be shown."
+    )
+
+
 def _ends(ci95: Sequence[float] | None) -> str:
     return "no interval" if not ci95 else f"95% interval {percent(ci95[0])} to {percent(ci95[1])}"
 

@@ -1,30 +1,30 @@
 """The slate policy: a sequence model whose item scores are the parameters of a Plackett-Luce distribution.
 
-Shape legend: B users, T history, K slate, N token ids.
+Shape legend: B users, T history, K slate, N token ids, X items excluded.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recolam.contracts.config import from_mapping
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation
-from recolam.errors import ArtifactError
-from recolam.policy import plackett_luce
+from recolam.errors import ArtifactError, ConfigError
+from recolam.policy.constraints import SlateConstraints
+from recolam.policy.distribution import SlateDistribution, admissible, over_candidates, over_catalogue
+from recolam.policy.retrieval import retrieve
+from recolam.policy.rules import NamedConstraints
 from recolam.sequence.incremental import IncrementalEncoder
 from recolam.sequence.model import SequenceModel, load_sequence_model
 
-
-def admissible(score_BN: Tensor, history_BT: Tensor) -> Tensor:
-    """Scores with -inf for special tokens and for items of the history; padding may stand anywhere in it."""
-    masked_BN = score_BN.scatter(1, history_BT, -torch.inf)
-    masked_BN[:, :FIRST_ITEM] = -torch.inf
-    return masked_BN
+__all__ = ["SlateAgent", "admissible"]
+_RETRIEVER = "retriever"
 
 
 @dataclass
@@ -34,8 +34,10 @@ class SlateAgent:
     Attributes:
         model: the network; its item scores divided by `temperature` are the Plackett-Luce scores.
         items: the vocabulary, in token order.
-        settings: what policy.json holds (slate size, reward, discount, domain, ...).
+        settings: what policy.json holds (slate size, reward, discount, domain, constraints, candidates, ...).
         is_barred_N: True for token ids that this policy never shows.
+        retriever: the frozen model that finds `settings["candidates"]` candidates; None for the whole catalogue.
+        constraints: `settings["constraints"]` on these items; None for none.
     """
 
     model: SequenceModel
@@ -43,6 +45,12 @@ class SlateAgent:
     items: tuple[str, ...]
     settings: Mapping[str, Any]
     is_barred_N: Tensor | None = None
+    retriever: SequenceModel | None = None
+    constraints: SlateConstraints | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        named = named_in(self.settings)
+        self.constraints = None if named is None else named.on(self.items).to(self.model.device)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "SlateAgent":
@@ -56,15 +64,29 @@ class SlateAgent:
             settings = json.loads((folder / "policy.json").read_text())
             items = tuple(json.loads((folder / "vocabulary.json").read_text())["items"])
             temperature = float(settings["temperature"])
+            candidates = int(settings.get("candidates", 0))
+            named = named_in(settings)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{folder}: not a policy ({error})") from error
         if model.config.tokens != FIRST_ITEM + len(items):
             raise ArtifactError(f"{folder}: a model of {model.config.tokens} tokens with {len(items)} items")
+        if named is not None and (unknown := named.unknown(items)):
+            raise ArtifactError(f"{folder}: constraints on {unknown[0]!r}, which this policy has not")
+        retriever = load_sequence_model(folder / _RETRIEVER).eval().requires_grad_(False) if candidates else None
+        if retriever is not None:
+            if retriever.config.tokens != model.config.tokens:
+                raise ArtifactError(f"{folder}: its retriever has another catalogue")
+            retriever.to(torch.device(device))
         model.to(torch.device(device))
-        return cls(model, temperature, items, settings)
+        try:
+            return cls(model, temperature, items, settings, retriever=retriever)
+        except ConfigError as error:
+            raise ArtifactError(f"{folder}: not a policy ({error})") from error
 
     def save(self, folder: Path, *, titles: Sequence[str]) -> None:
         self.model.save_pretrained(folder / "model")
+        if self.retriever is not None:
+            self.retriever.save_pretrained(folder / _RETRIEVER)
         (folder / "vocabulary.json").write_text(json.dumps({"items": self.items, "titles": list(titles)}))
         settings = {**self.settings, "temperature": self.temperature}
         (folder / "policy.json").write_text(json.dumps(settings, indent=1, sort_keys=True))
@@ -73,38 +95,84 @@ class SlateAgent:
         score_BN = self.model.scores(history_BT, length_B)
         return score_BN if self.is_barred_N is None else score_BN.masked_fill(self.is_barred_N, -torch.inf)
 
+    @property
+    def is_restricted(self) -> bool:
+        """Whether more than what a user had narrows the slates: constraints or candidates."""
+        return self.constraints is not None or self.retriever is not None
+
     @torch.no_grad()
     def slate_scores(self, observation: Observation) -> Tensor:
-        """Plackett-Luce scores, float [B, N]: -inf for special tokens and for what the history holds."""
+        """Plackett-Luce scores of the whole catalogue, float [B, N]: -inf for special tokens and for what the history
+        holds, but for fixed items."""
         score_BN = self.scores(observation.history_BT, observation.length_B) / self.temperature
-        return admissible(score_BN, observation.history_BT)
+        return over_catalogue(score_BN, observation.history_BT, self.constraints).score_BM
 
-    def following(self) -> Callable[[Observation], Tensor]:
-        """`slate_scores` for sessions that go on: a step costs the items that are new in it.
+    @torch.no_grad()
+    def distribution(self, observation: Observation, *, excluded_BX: Tensor | None = None) -> SlateDistribution:
+        """What slates are drawn from after these histories.
+
+        Args:
+            excluded_BX: token ids that a row must not show, padded with 0.
+        """
+        if self.retriever is None:
+            score_BN = self.slate_scores(observation)
+            found = SlateDistribution(score_BN, None, self.constraints)
+        else:
+            history_BT, length_B = observation.history_BT, observation.length_B
+            state_BD = self.retriever.last_state(history_BT, length_B)
+            candidate_BC = self._retrieved(state_BD, self.retriever.item_table(), history_BT, excluded_BX)
+            found = self._among(candidate_BC, self.model.last_state(history_BT, length_B), self.model.item_table())
+        return found if excluded_BX is None else found.without(excluded_BX)
+
+    def following(self) -> Callable[[Observation], SlateDistribution]:
+        """`distribution` for sessions that go on: a step costs the items that are new in it.
 
         For as long as the weights stay as they are.
         """
         encoder = IncrementalEncoder(self.model)
+        finder = None if self.retriever is None else IncrementalEncoder(self.retriever)
 
         @torch.no_grad()
-        def slate_scores(observation: Observation) -> Tensor:
-            state_BD = encoder.last_state(observation.history_BT, observation.length_B)
+        def distribution(observation: Observation) -> SlateDistribution:
+            history_BT, length_B = observation.history_BT, observation.length_B
+            state_BD = encoder.last_state(history_BT, length_B)
+            if finder is not None:
+                found_BD = finder.last_state(history_BT, length_B)
+                candidate_BC = self._retrieved(found_BD, finder.table_ND, history_BT, None)
+                return self._among(candidate_BC, state_BD, encoder.table_ND)
             score_BN = state_BD @ encoder.table_ND.T
             if self.is_barred_N is not None:
                 score_BN.masked_fill_(self.is_barred_N, -torch.inf)
-            return admissible(score_BN / self.temperature, observation.history_BT)
+            return over_catalogue(score_BN / self.temperature, history_BT, self.constraints)
 
-        return slate_scores
+        return distribution
 
     def slates(self, observation: Observation, *, k: int, generator: torch.Generator | None) -> Tensor:
-        """Token ids [B, k], best first: sampled with a generator, the most probable slate without."""
-        return plackett_luce.sample(self.slate_scores(observation), k, generator)
+        """Token ids [B, k], best first: sampled with a generator, the most probable slate without.
+
+        Raises:
+            ValueError: a row has no slate of k items that keeps the constraints.
+        """
+        return self.distribution(observation).sample(k, generator)
 
     def slate_log_prob(self, observation: Observation, slate_BK: Tensor) -> Tensor:
-        """Exact log-probability of each ordered slate, float [B]; -inf where it shows an inadmissible item."""
-        score_BN = self.slate_scores(observation)
-        is_possible_B = torch.isfinite(score_BN.gather(1, slate_BK)).all(dim=1)
-        log_probability_B = plackett_luce.log_prob(score_BN[is_possible_B], slate_BK[is_possible_B])
-        answer_B = torch.full((len(slate_BK),), -torch.inf, device=score_BN.device)
-        answer_B[is_possible_B] = log_probability_B
-        return answer_B
+        """Exact log-probability of each ordered slate, float [B]; -inf where it is never shown."""
+        return self.distribution(observation).log_prob(slate_BK)
+
+    def _retrieved(self, state_BD: Tensor, table_ND: Tensor, history_BT: Tensor, excluded_BX: Tensor | None) -> Tensor:
+        barred_BT = history_BT if excluded_BX is None else torch.cat([history_BT, excluded_BX], dim=1)
+        return retrieve(
+            state_BD, table_ND, barred_BT, count=int(self.settings["candidates"]),
+            slate_size=int(self.settings["slate_size"]), constraints=self.constraints, is_barred_N=self.is_barred_N,
+        )  # fmt: skip
+
+    def _among(self, candidate_BC: Tensor, state_BD: Tensor, table_ND: Tensor) -> SlateDistribution:
+        return over_candidates(
+            state_BD, table_ND, candidate_BC, temperature=self.temperature, constraints=self.constraints
+        )
+
+
+def named_in(settings: Mapping[str, Any]) -> NamedConstraints | None:
+    """The constraints that a policy's settings hold. Raises ConfigError for what is none."""
+    found = settings.get("constraints")
+    return None if found is None else from_mapping(NamedConstraints, found, where="constraints")

@@ -20,14 +20,22 @@ Shape legend: B slates, K positions, N items, G groups (and one more, without a 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from recolam.errors import ConfigError
+from recolam.errors import ConfigError, DataError
 
 _NO_CAP = 2**40
+
+
+class NoSuchSlate(DataError):
+    """What a row's slate may show cannot keep the constraints; `reason` says why, without the row."""
+
+    def __init__(self, reason: str, *, row: int) -> None:
+        super().__init__(f"row {row}: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +80,63 @@ class SlateConstraints:
         """Scores with -inf for blocked items."""
         return score_BN if self.is_blocked is None else score_BN.masked_fill(self.is_blocked, -torch.inf)
 
+    def within(self, k: int) -> "SlateConstraints":
+        """The constraints of slates of k items: positions behind the k-th are not fixed."""
+        fixed = {position: item for position, item in self.fixed.items() if position < k}
+        return self if len(fixed) == len(self.fixed) else replace(self, fixed=fixed)
+
+    def to(self, device: torch.device) -> "SlateConstraints":
+        """The same on another device."""
+        tensors = {name: getattr(self, name) for name in ("is_blocked", "group", "is_new")}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items() if value is not None})
+
+    def rows(self, chosen: Tensor) -> "SlateConstraints":
+        """The constraints of some of the slates (a mask or indices)."""
+        own = {
+            name: value[chosen]
+            for name in ("is_blocked", "group", "is_new")
+            if (value := getattr(self, name)) is not None and value.ndim == 2
+        }
+        return replace(self, **own) if own else self
+
+    def are_kept(self, slate_BK: Tensor) -> Tensor:
+        """Which slates of different items keep all of it, by the definition alone, bool [B]."""
+        slates, k = slate_BK.shape
+        is_kept_B = torch.ones(slates, dtype=torch.bool, device=slate_BK.device)
+        for position, item in self.within(k).fixed.items():
+            is_kept_B &= slate_BK[:, position] == item
+        if self.is_blocked is not None:
+            is_kept_B &= ~self.is_blocked.expand(slates, -1).gather(1, slate_BK).any(dim=1)
+        if self.is_new is not None:
+            is_kept_B &= self.is_new.expand(slates, -1).gather(1, slate_BK).sum(dim=1) >= self.at_least_new
+        if self.group is not None and self.at_most is not None:
+            group_BK = self.group.expand(slates, -1).gather(1, slate_BK)
+            alike_BK = (group_BK[:, :, None] == group_BK[:, None]).sum(dim=2)
+            is_kept_B &= ((alike_BK <= self.at_most) | (group_BK < 0)).all(dim=1)
+        return is_kept_B
+
 
 class OpenItems:
-    """The open items of one position after another, for a batch of slates that are filled from the front."""
+    """The open items of one position after another, for a batch of slates that are filled from the front.
 
-    def __init__(self, constraints: SlateConstraints, score_BN: Tensor, k: int) -> None:
+    Attributes:
+        is_possible_B: which rows have a slate that keeps the constraints.
+    """
+
+    def __init__(self, constraints: SlateConstraints, score_BN: Tensor, k: int, *, is_checked: bool = True) -> None:
         """
         Args:
             score_BN: -inf for items that a slate may not show.
+            is_checked: False only to look at `is_possible_B`, which may then be False.
 
         Raises:
             ConfigError: constraints that no slate of k of these items can keep, whatever the scores.
-            ValueError: a row's admissible items cannot keep them; the message names the constraint and the row.
+            NoSuchSlate: a row's admissible items cannot keep them; the message names the constraint and the row.
         """
         self._constraints, self._position = constraints, 0
         shape, device = score_BN.shape, score_BN.device
-        self._check_fixed(score_BN, k)
         self._free_BN = torch.isfinite(constraints.barred(score_BN.detach()))
+        is_fixed_open_B = self._check_fixed(k, is_checked=is_checked)
         self._is_new_BN = (
             torch.zeros(shape, dtype=torch.bool, device=device)
             if constraints.is_new is None
@@ -104,7 +152,7 @@ class OpenItems:
         for item in constraints.fixed.values():
             self._take(torch.full((shape[0],), item, device=device))
         self._left = k - len(constraints.fixed)
-        self._check_rows(k)
+        self.is_possible_B = is_fixed_open_B & self._check_rows(k, is_checked=is_checked)
 
     def next(self) -> Tensor:
         """Which items are open at the next position, bool [B, N]."""
@@ -112,6 +160,10 @@ class OpenItems:
             only_BN = torch.zeros_like(self._free_BN)
             only_BN[:, self._constraints.fixed[self._position]] = True
             return only_BN
+        return self.first_free()
+
+    def first_free(self) -> Tensor:
+        """Which items are open at the next position that is not fixed, bool [B, N]."""
         most_new_B = torch.minimum(self._room_BG, self._new_BG).sum(dim=1)
         takes_room_BG = (self._room_BG <= self._new_BG).long()
         is_open_to_old_BG = (self._quota_B < self._left)[:, None] & (
@@ -140,32 +192,37 @@ class OpenItems:
     def _by_group(self, is_counted_BN: Tensor) -> Tensor:
         return torch.zeros_like(self._room_BG).scatter_add(1, self._group_BN, is_counted_BN.long())
 
-    def _check_fixed(self, score_BN: Tensor, k: int) -> None:
-        constraints = self._constraints
-        barred_BN = constraints.barred(score_BN.detach())
-        for position, item in constraints.fixed.items():
-            if not (0 <= position < k and 0 <= item < score_BN.shape[1]):
+    def _check_fixed(self, k: int, *, is_checked: bool) -> Tensor:
+        rows, items = self._free_BN.shape
+        is_open_B = torch.ones(rows, dtype=torch.bool, device=self._free_BN.device)
+        for position, item in self._constraints.fixed.items():
+            if not (0 <= position < k and 0 <= item < items):
                 raise ConfigError(
-                    f"item {item} fixed at position {position}: the slate has {k} positions, the catalogue "
-                    f"{score_BN.shape[1]} items"
+                    f"item {item} fixed at position {position}: slates have {k} positions, the catalogue {items} items"
                 )
-            rows = torch.isinf(barred_BN[:, item]).nonzero()[:, 0].tolist()
-            if rows:
-                raise ValueError(f"item {item} fixed at position {position} is blocked or barred in row {rows[0]}")
+            is_open_B = is_open_B & self._free_BN[:, item]
+            if is_checked and not bool(is_open_B.all()):
+                row = int(is_open_B.long().argmin())
+                raise NoSuchSlate(f"the item fixed at position {position} is blocked or barred", row=row)
+        return is_open_B
 
-    def _check_rows(self, k: int) -> None:
+    def _check_rows(self, k: int, *, is_checked: bool) -> Tensor:
         constraints = self._constraints
         full = (self._room_BG < 0).any(dim=0).nonzero()[:, 0].tolist()
         if full:
             raise ConfigError(f"at most {constraints.at_most} items per group: more of group {full[0]} are fixed")
-        under = "" if constraints.at_most is None else f" under at most {constraints.at_most} items per group"
-        beside = f" beside {len(constraints.fixed)} fixed" if constraints.fixed else ""
         most_new_B = torch.minimum(self._room_BG, self._new_BG).sum(dim=1).clamp(max=self._left)
-        for row in (most_new_B < self._quota_B).nonzero()[:, 0].tolist()[:1]:
-            raise ValueError(
-                f"at least {constraints.at_least_new} new items in a slate of {k}: row {row} still needs "
-                f"{int(self._quota_B[row])}{beside} and can have {int(most_new_B[row])}{under}"
-            )
         most_B = torch.minimum(self._room_BG, self._by_group(self._free_BN)).sum(dim=1)
-        for row in (most_B < self._left).nonzero()[:, 0].tolist()[:1]:
-            raise ValueError(f"a slate of {k} items: row {row} has {int(most_B[row])}{beside} admissible{under}")
+        is_new_enough_B, is_full_B = most_new_B >= self._quota_B, most_B >= self._left
+        if is_checked and not bool((is_new_enough_B & is_full_B).all()):
+            under = "" if constraints.at_most is None else f" under at most {constraints.at_most} items per group"
+            beside = f" beside {len(constraints.fixed)} fixed" if constraints.fixed else ""
+            row = int((is_new_enough_B & is_full_B).long().argmin())
+            if not bool(is_new_enough_B[row]):
+                raise NoSuchSlate(
+                    f"at least {constraints.at_least_new} new items in a slate of {k}: {int(self._quota_B[row])} "
+                    f"needed{beside}, {int(most_new_B[row])} to be had{under}",
+                    row=row,
+                )
+            raise NoSuchSlate(f"a slate of {k} items: {int(most_B[row])}{beside} admissible{under}", row=row)
+        return is_new_enough_B & is_full_B

@@ -4,20 +4,22 @@ Every shard's gradient is a row of its own, and the rows are added in their orde
 processes take bit for bit the steps of one. Means and deviations are over all shards.
 
 Shape legend: B sessions, H steps, T history, S states, R rows of a block of states, D width, N token ids, K slate,
-P parameters' numbers.
+C candidates, M columns of scores, P parameters' numbers.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from recolam.errors import DataError
 from recolam.policy import plackett_luce
-from recolam.policy.agent import admissible
 from recolam.policy.config import PolicyTrainingConfig
+from recolam.policy.constraints import SlateConstraints
+from recolam.policy.distribution import SlateDistribution, over_candidates, over_catalogue
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
 from recolam.policy.ppo import clipped_loss, clipped_share
 from recolam.policy.rollout import Rollout
@@ -82,6 +84,11 @@ class Lesson:
     def slate_SK(self) -> Tensor:
         return self.rollout.slate_BHK[self.rollout.is_active_BH]
 
+    @cached_property
+    def candidate_SC(self) -> Tensor | None:
+        candidate_BHC = self.rollout.candidate_BHC
+        return None if candidate_BHC is None else candidate_BHC[self.rollout.is_active_BH]
+
     @property
     def old_log_prob_S(self) -> Tensor:
         return self.rollout.log_prob_BH[self.rollout.is_active_BH]
@@ -101,6 +108,7 @@ class Learner:
     Args:
         reference: the policy that `kl_weight` holds the model to.
         temperature: divides item scores.
+        constraints: those of the slates played.
     """
 
     def __init__(
@@ -112,9 +120,10 @@ class Learner:
         *,
         temperature: float,
         processes: Processes,
+        constraints: SlateConstraints | None = None,
     ) -> None:
         self.model, self.reference, self.optimizer, self.config = model, reference, optimizer, config
-        self.temperature, self.processes = temperature, processes
+        self.temperature, self.processes, self.constraints = temperature, processes, constraints
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def learn(self, rollouts: Sequence[Rollout], *, entropy_weight: float) -> dict[str, float]:
@@ -195,17 +204,20 @@ class Learner:
     def _backward(self, lesson: Lesson, states: Replayed, entropy_weight: float) -> list[float]:
         """One backward pass over a shard's states, their [S, N] scores formed a block at a time; sums over states."""
         config, rollout, count = self.config, lesson.rollout, self.states_count
+        k = rollout.slate_BHK.shape[2]
         state_SD = states.state_SD.detach().requires_grad_()
         table_ND = states.table_ND.detach().requires_grad_()
         sums = torch.zeros(4, dtype=torch.float64)
         for rows in torch.arange(len(state_SD)).split(_BLOCK):
-            score_RN = self._scores(state_SD[rows], table_ND, states.seen_ST[rows])
+            distribution = self._distribution(state_SD[rows], table_ND, lesson, states.seen_ST[rows], rows)
+            first_RM = distribution.first_scores(k)
             with torch.no_grad():
-                reference = lesson.reference
-                reference_RN = self._scores(reference.state_SD[rows], reference.table_ND, states.seen_ST[rows])
-            gradient_loss, moved, clipped = self._surrogate(score_RN, lesson, rows)
-            entropy = plackett_luce.first_pick_entropy(score_RN).sum()
-            kl = plackett_luce.first_pick_kl(score_RN, reference_RN).sum()
+                old = lesson.reference
+                reference = self._distribution(old.state_SD[rows], old.table_ND, lesson, states.seen_ST[rows], rows)
+                reference_RM = reference.first_scores(k)
+            gradient_loss, moved, clipped = self._surrogate(distribution, lesson, rows)
+            entropy = plackett_luce.first_pick_entropy(first_RM).sum()
+            kl = plackett_luce.first_pick_kl(first_RM, reference_RM).sum()
             ((gradient_loss + config.kl_weight * kl - entropy_weight * entropy) / count).backward()
             sums += torch.tensor([float(entropy.detach()), float(kl.detach()), moved, clipped])
         value_loss = (states.value_BH - lesson.return_BH)[rollout.is_active_BH].square().sum()
@@ -215,10 +227,10 @@ class Learner:
         )
         return [float(value_loss.detach()), *sums.tolist()]
 
-    def _surrogate(self, score_RN: Tensor, lesson: Lesson, rows: Tensor) -> tuple[Tensor, float, float]:
+    def _surrogate(self, distribution: SlateDistribution, lesson: Lesson, rows: Tensor) -> tuple[Tensor, float, float]:
         """The loss whose gradient is the estimate, how far the policy has moved from the one that played (Schulman's
         nonnegative estimate of the divergence), and how many slates are clipped; sums over the rows."""
-        log_prob_RK = plackett_luce.position_log_probs(score_RN, lesson.slate_SK[rows])
+        log_prob_RK = distribution.position_log_probs(lesson.slate_SK[rows])
         weight_RK = lesson.weight_SK[rows]
         if self.config.estimator != "ppo":
             return policy_gradient_loss(log_prob_RK, weight_RK), 0.0, 0.0
@@ -228,8 +240,15 @@ class Learner:
         loss = clipped_loss(log_prob_R, old_R, weight_RK[:, 0], clip=clip)
         return loss, float((change_R.expm1() - change_R).sum()), clipped
 
-    def _scores(self, state_RD: Tensor, table_ND: Tensor, seen_RT: Tensor) -> Tensor:
-        return admissible(state_RD @ table_ND.T / self.temperature, seen_RT)
+    def _distribution(
+        self, state_RD: Tensor, table_ND: Tensor, lesson: Lesson, seen_RT: Tensor, rows: Tensor
+    ) -> SlateDistribution:
+        """The distribution that the slates of these rows were drawn from, under these weights."""
+        if lesson.candidate_SC is None:
+            return over_catalogue(state_RD @ table_ND.T / self.temperature, seen_RT, self.constraints)
+        return over_candidates(
+            state_RD, table_ND, lesson.candidate_SC[rows], temperature=self.temperature, constraints=self.constraints
+        )
 
     def _step(self, figures: dict[str, float]) -> None:
         if not all(math.isfinite(value) for value in figures.values()):

@@ -10,15 +10,23 @@ from recolam.contracts.dataset import FIRST_ITEM, UNKNOWN
 from recolam.contracts.protocols import Observation
 from recolam.errors import DataError
 from recolam.policy.agent import SlateAgent
+from recolam.policy.constraints import NoSuchSlate
+from recolam.policy.distribution import SlateDistribution
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A slate, best first, with the policy's scores; `unknown` counts history items outside the vocabulary."""
+    """A slate with the policy's scores, best first but for what constraints put elsewhere.
+
+    Attributes:
+        unknown: how many history items are outside the vocabulary.
+        problem: why the slate is empty, where no slate keeps the policy's constraints; "" otherwise.
+    """
 
     slate: list[str]
     scores: list[float]
     unknown: int
+    problem: str = ""
 
 
 class Recommender:
@@ -37,6 +45,11 @@ class Recommender:
         return self._agent.items
 
     @property
+    def is_constrained(self) -> bool:
+        """Whether there can be a `Recommendation.problem`."""
+        return self._agent.constraints is not None
+
+    @property
     def slate_size(self) -> int:
         return int(self._agent.settings["slate_size"])
 
@@ -50,7 +63,10 @@ class Recommender:
         """One slate of k different items per history (oldest item first), none of them seen or excluded.
 
         Items that the model does not know are shown to it as unknown and counted. A slate has fewer than k items
-        only where the catalogue has no more to offer.
+        only where the catalogue has no more to offer. A policy with constraints beyond blocked items keeps them in
+        slates of just k items: where none does, the slate is empty and `problem` says why; other rows are not touched
+        by it. Fixed items are shown to those, too, who had them; excluded they are a problem. Positions that are fixed
+        behind k are not shown.
 
         Raises:
             DataError: a k below 1, or lists of different lengths.
@@ -71,25 +87,36 @@ class Recommender:
     def _recommend_block(
         self, histories: Sequence[Sequence[str]], sizes: Sequence[int], excluded: Sequence[Sequence[str]]
     ) -> list[Recommendation]:
-        model = self._agent.model
+        model, rules = self._agent.model, self._agent.constraints
+        fixed = set() if rules is None else set(rules.fixed.values())
         tokens = [[self._token_of.get(str(item), UNKNOWN) for item in history] for history in histories]
         recent = [row[-model.config.max_len :] for row in tokens]
         length_B = torch.tensor([len(row) for row in recent])
         history_BT = torch.zeros(len(recent), max(1, int(length_B.max())), dtype=torch.int64)
         for index, row in enumerate(recent):
             history_BT[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        score_BN = self._agent.slate_scores(Observation(history_BT, length_B))
-        answers = []
-        for index, (row, size, banned) in enumerate(zip(tokens, sizes, excluded, strict=True)):
-            score_N = score_BN[index]
-            barred = row + [self._token_of[str(item)] for item in banned if str(item) in self._token_of]
-            score_N[torch.tensor(barred, dtype=torch.int64)] = -torch.inf
-            top = score_N.topk(min(size, int(torch.isfinite(score_N).sum())))
-            answers.append(
-                Recommendation(
-                    slate=[self.items[token - FIRST_ITEM] for token in top.indices.tolist()],
-                    scores=top.values.tolist(),
-                    unknown=row.count(UNKNOWN),
-                )
-            )
-        return answers
+        barred = [
+            [token for token in row if token not in fixed]
+            + [self._token_of[str(item)] for item in banned if str(item) in self._token_of]
+            for row, banned in zip(tokens, excluded, strict=True)
+        ]
+        barred_BX = torch.zeros(len(barred), max(1, *map(len, barred)), dtype=torch.int64)
+        for index, row in enumerate(barred):
+            barred_BX[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        distribution = self._agent.distribution(Observation(history_BT, length_B), excluded_BX=barred_BX)
+        return [
+            self._answer(distribution.rows(torch.tensor([index])), size, unknown=row.count(UNKNOWN))
+            for index, (row, size) in enumerate(zip(tokens, sizes, strict=True))
+        ]
+
+    def _answer(self, distribution: SlateDistribution, size: int, *, unknown: int) -> Recommendation:
+        """The best slate of a distribution of one row."""
+        rules = distribution.constraints
+        if rules is None or rules.is_only_blocking:
+            size = min(size, int(torch.isfinite(distribution.first_scores(size)).sum()))
+        try:
+            slate_1K = distribution.sample(size, None)
+        except NoSuchSlate as error:
+            return Recommendation([], [], unknown, problem=error.reason)
+        slate = [self.items[token - FIRST_ITEM] for token in slate_1K[0].tolist()]
+        return Recommendation(slate, distribution.scores_of(slate_1K)[0].tolist(), unknown)

@@ -38,13 +38,13 @@ def session_returns(environment: Environment, act: Act, *, users: int, seed: int
 
 def greedy(agent: SlateAgent, *, k: int) -> Act:
     """The most probable slates; for as long as the agent's weights stay as they are, like `sampled`."""
-    slate_scores = agent.following()
-    return lambda observation, _: sample(slate_scores(observation), k, None)
+    following = agent.following()
+    return lambda observation, _: following(observation).sample(k, None)
 
 
 def sampled(agent: SlateAgent, *, k: int) -> Act:
-    slate_scores = agent.following()
-    return lambda observation, generator: sample(slate_scores(observation), k, generator)
+    following = agent.following()
+    return lambda observation, generator: following(observation).sample(k, generator)
 
 
 def static(score_N: Tensor, *, k: int) -> Act:

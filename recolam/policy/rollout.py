@@ -1,6 +1,6 @@
 """Playing sessions in a world and writing down what learning needs.
 
-Shape legend: B sessions, H steps, T history, K slate, N token ids.
+Shape legend: B sessions, H steps, T history, K slate, C candidates.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from recolam.contracts.protocols import Observation, StepResult
-from recolam.policy import plackett_luce
 from recolam.policy.agent import SlateAgent
 from recolam.world.runtime import Value
 
@@ -49,6 +48,7 @@ class Rollout:
         is_active_BH: False for steps after a session's end; these carry nothing.
         end_length_B: history length at the end.
         is_truncated_B: True where the horizon, not the user, ended the session.
+        candidate_BHC: from which items slate h was drawn; None for the whole catalogue.
     """
 
     history_BT: Tensor
@@ -60,6 +60,7 @@ class Rollout:
     is_active_BH: Tensor
     end_length_B: Tensor
     is_truncated_B: Tensor
+    candidate_BHC: Tensor | None = None
 
 
 def play(environment: Sessions, agent: SlateAgent, *, users: int, replicas: int, seed: int) -> Rollout:
@@ -70,17 +71,19 @@ def play(environment: Sessions, agent: SlateAgent, *, users: int, replicas: int,
     observation = environment.reset(users=users, seed=seed)
     observation = environment.replicate(replicas)
     generator = torch.Generator(device=observation.history_BT.device).manual_seed(seed)
-    slate_scores = agent.following()
-    lengths, slates, clicked, rewards, log_probs, actives = [], [], [], [], [], []
+    following = agent.following()
+    lengths, slates, clicked, rewards, log_probs, actives, candidates = [], [], [], [], [], [], []
     is_truncated_B = torch.zeros(users * replicas, dtype=torch.bool, device=observation.length_B.device)
     for _ in range(environment.horizon):
         is_active_B = environment.state.get("is_active")
         if not bool(is_active_B.any()):
             break
-        score_BN = slate_scores(observation)
-        slate_BK = plackett_luce.sample(score_BN, environment.slate_size, generator)
+        distribution = following(observation)
+        slate_BK = distribution.sample(environment.slate_size, generator)
         lengths.append(observation.length_B)
-        log_probs.append(plackett_luce.log_prob(score_BN, slate_BK))
+        log_probs.append(distribution.position_log_probs(slate_BK).sum(dim=1))
+        if distribution.candidate_BC is not None:
+            candidates.append(distribution.candidate_BC)
         result = environment.step(slate_BK)
         slates.append(slate_BK)
         clicked.append(result.is_clicked_BK)
@@ -98,4 +101,5 @@ def play(environment: Sessions, agent: SlateAgent, *, users: int, replicas: int,
         is_active_BH=torch.stack(actives, dim=1),
         end_length_B=observation.length_B,
         is_truncated_B=is_truncated_B,
+        candidate_BHC=torch.stack(candidates, dim=1) if candidates else None,
     )

@@ -12,11 +12,14 @@ from torch import Tensor
 from recolam.contracts.artifact import Artifact
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
+from recolam.errors import ConfigError
 from recolam.policy import returns
 from recolam.policy.agent import SlateAgent
 from recolam.policy.closed_loop import ClosedLoopConfig, closed_loop
+from recolam.policy.retrieval import candidates_for
 from recolam.policy.reward import WORLD_ALONE, Reward, Surroundings, check_weights
 from recolam.policy.rewarded import under
+from recolam.policy.rules import ConstraintsConfig, check_slates, named_constraints
 from recolam.policy.training import OnValidation, PolicyTrainingConfig, train_policy
 from recolam.seeding import derive
 from recolam.sequence.distributed import current
@@ -36,6 +39,9 @@ class PolicyConfig:
     Attributes:
         reward: what is learnt for and validated by: weights of the names in `recolam.policy.reward`.
         learnt_reward: the folder of the reward "learnt" (`recolam.world.learnt_reward`).
+        constraints: what every slate keeps, in training as when serving.
+        candidates: from how many items, found by the pretrained model, a slate is chosen; 0 for the whole catalogue, or
+            for as many as are tractable where it has more than `recolam.policy.retrieval.LARGEST_WHOLE` items.
         uncertainty_penalty, entropy_bonus: what learning in fitted users is charged with (`recolam.world.cautious`);
             the comparison never is.
         closed_loop: the check of the fitted world where the true users are known.
@@ -49,10 +55,14 @@ class PolicyConfig:
     training: PolicyTrainingConfig = field(default_factory=PolicyTrainingConfig)
     reward: dict[str, float] = field(default_factory=lambda: dict(WORLD_ALONE))
     learnt_reward: str | None = None
+    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
+    candidates: int = 0
     closed_loop: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
 
     def __post_init__(self) -> None:
         check_weights(self.reward)
+        if self.candidates < 0:
+            raise ConfigError(f"candidates is {self.candidates}, below 0")
 
 
 def fingerprint(config: PolicyConfig) -> str | None:
@@ -101,14 +111,17 @@ class Prepared:
             "world": world.kind,
             "reward": {**definition, "response": meaning, "learnt": fingerprint(config)},
             "gamma": config.training.gamma,
+            **_restrictions(config, dataset, slate_size=learning.slate_size),
         }
         popularity_N = torch.from_numpy(dataset.item_count_V).float()
         return cls(config, pretrained, world, learning, dataset, reward, settings, popularity_N)
 
     def fresh(self) -> SlateAgent:
         """The policy before training."""
-        model = load_sequence_model(self.pretrained).eval()
-        return SlateAgent(model, self.config.temperature, self.dataset.items, self.settings)
+        model, retriever = load_sequence_model(self.pretrained).eval(), None
+        if self.settings.get("candidates"):
+            retriever = load_sequence_model(self.pretrained).eval().requires_grad_(False)
+        return SlateAgent(model, self.config.temperature, self.dataset.items, self.settings, retriever=retriever)
 
     def train(
         self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None
@@ -119,6 +132,18 @@ class Prepared:
             agent, environment, self.config.training, seed=derive(seed, "policy"), scratch=scratch,
             popularity_N=self.popularity_N, on_validation=on_validation,
         )  # fmt: skip
+
+
+def _restrictions(config: PolicyConfig, dataset: TokenisedDataset, *, slate_size: int) -> dict[str, Any]:
+    """What narrows slates, for policy.json; nothing where nothing does."""
+    found: dict[str, Any] = {}
+    if not config.constraints.is_empty:
+        named = named_constraints(config.constraints, dataset)
+        check_slates(named.on(dataset.items), items=len(dataset.items), slate_size=slate_size)
+        found["constraints"] = named.as_json()
+    if count := candidates_for(config.candidates, items=len(dataset.items), slate_size=slate_size):
+        found["candidates"] = count
+    return found
 
 
 def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:

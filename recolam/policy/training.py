@@ -82,7 +82,7 @@ class _Trainer:
         self.optimizer = _adam(self.model, config)
         self.learner = Learner(
             self.model, copy.deepcopy(agent.model).requires_grad_(False), self.optimizer, config,
-            temperature=agent.temperature, processes=processes,
+            temperature=agent.temperature, processes=processes, constraints=agent.constraints,
         )  # fmt: skip
         self.popularity_N = popularity_N
         self.first_exposure_N: Tensor | None = None
@@ -152,7 +152,9 @@ class _Trainer:
 
     def _identity(self) -> dict[str, Any]:
         reward = dict(self.environment.reward.weights) if isinstance(self.environment, RewardedSessions) else None
-        return {"seed": self.seed, "reward": reward, **asdict(self.config)}
+        settings = self.agent.settings
+        restricted = {name: settings[name] for name in ("constraints", "candidates") if name in settings}
+        return {"seed": self.seed, "reward": reward, **restricted, **asdict(self.config)}
 
     def _save(self) -> None:
         if not self.processes.is_first:

@@ -32,6 +32,7 @@ def top_candidates(
     barred_BT: Tensor,
     always: Sequence[int] = (),
     block: int = _BLOCK,
+    filler: int | None = None,
 ) -> Tensor:
     """The `always` items, then the `count` best others of each row, best first: int64 [B, len(always) + count].
 
@@ -43,9 +44,10 @@ def top_candidates(
         items: N.
         barred_BT: item ids that a row must not be given (its history, special tokens), repeated as may be.
         always: items that every row is given first, such as those of fixed positions.
+        filler: what fills up rows that have fewer than `count` items to choose from; such a row is refused without.
 
     Raises:
-        ValueError: a row has fewer than `count` items to choose from.
+        ValueError: a row has fewer than `count` items to choose from, and there is no filler.
     """
     always_A = torch.tensor(list(always), dtype=torch.int64, device=barred_BT.device)
     barred_BT = torch.cat([barred_BT, always_A.expand(len(barred_BT), -1)], dim=1)
@@ -61,7 +63,10 @@ def top_candidates(
         id_BP = torch.cat([item_BC, torch.arange(first, last, device=item_BC.device).expand_as(score_BP)], dim=1)
         best_BC, place_BC = pool_BP.topk(min(count, pool_BP.shape[1]), dim=1)
         item_BC = id_BP.gather(1, place_BC)
-    if best_BC.shape[1] < count or bool((best_BC == -torch.inf).any()):
+    if filler is not None:
+        item_BC = item_BC.masked_fill(best_BC == -torch.inf, filler)
+        item_BC = torch.nn.functional.pad(item_BC, (0, count - item_BC.shape[1]), value=filler)
+    elif best_BC.shape[1] < count or bool((best_BC == -torch.inf).any()):
         raise ValueError(f"{count} candidates cannot be found among {items} items: too many are barred")
     return torch.cat([always_A.expand(len(item_BC), -1), item_BC], dim=1)
 

@@ -26,8 +26,9 @@ def requirements() -> list[str]:
     return [f"{name}=={version(name).split('+')[0]}" for name in _REQUIRED]
 
 
-def signature() -> Any:
-    """Input columns history, exclude (optional) and k (optional); output columns slate and scores.
+def signature(*, is_constrained: bool = False) -> Any:
+    """Input columns history, exclude (optional) and k (optional); output columns slate, scores and, of a policy with
+    constraints, problem.
 
     The input columns are of type Any because MLflow's typed columns refuse a missing cell, even in optional columns;
     the model checks them itself, and says row and column.
@@ -43,6 +44,8 @@ def signature() -> Any:
         ColSpec(Array(DataType.string), "slate"),
         ColSpec(Array(DataType.double), "scores"),
     ]
+    if is_constrained:
+        outputs.append(ColSpec(DataType.string, "problem"))
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
@@ -82,7 +85,7 @@ def log_policy(home: Home, policy: Artifact, *, run_id: str) -> str:
             python_model=str(_CODE),
             artifacts={"policy": str(policy.path)},
             code_paths=[str(code)],
-            signature=signature(),
+            signature=signature(is_constrained="constraints" in policy.json("policy.json")),
             input_example=example,
             pip_requirements=requirements(),
         )

@@ -55,7 +55,8 @@ class SlateModel(PythonModel):
             params: unused.
 
         Returns:
-            `slate` (k different item ids, best first, none of them in history or exclude) and `scores` (one each).
+            `slate` (k different item ids, best first, none of them in history or exclude) and `scores` (one each). Of a
+            policy with constraints also `problem`: why the slate is empty where none keeps them, "" elsewhere.
 
         Raises:
             DataError: a cell is of another type; names row and column.
@@ -65,12 +66,13 @@ class SlateModel(PythonModel):
         histories, missing = read_items(model_input, "history", required=True)
         excluded, _ = read_items(model_input, "exclude", required=False)
         sizes = read_sizes(model_input, default=self._recommender.slate_size)
+        columns = ["slate", "scores", "problem"] if self._recommender.is_constrained else ["slate", "scores"]
         if not histories:
-            return pd.DataFrame({"slate": [], "scores": []}, index=model_input.index, dtype=object)
+            return pd.DataFrame({name: [] for name in columns}, index=model_input.index, dtype=object)
         answers = self._recommender.recommend(histories, k=sizes, exclude=excluded)
         self._count(unknown=missing + sum(answer.unknown for answer in answers), empty=histories.count([]))
-        slates, scores = [answer.slate for answer in answers], [answer.scores for answer in answers]
-        return pd.DataFrame({"slate": slates, "scores": scores}, index=model_input.index)
+        cells = {name: [getattr(answer, name) for answer in answers] for name in columns}
+        return pd.DataFrame(cells, index=model_input.index)
 
     def _count(self, *, unknown: int, empty: int) -> None:
         with self._counting:

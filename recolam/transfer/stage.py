@@ -8,7 +8,8 @@ import torch
 from recolam.contracts.artifact import write_json
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
-from recolam.policy.agent import SlateAgent
+from recolam.policy.agent import SlateAgent, named_in
+from recolam.policy.rules import elsewhere, named_constraints
 from recolam.seeding import derive
 from recolam.sequence.config import TrainingConfig
 from recolam.sequence.model import SequenceConfig, SequenceModel
@@ -33,6 +34,8 @@ def run(config: TransferConfig, context: StageContext) -> dict[str, Any]:
     The tuned policy with the best validation NDCG@10 is kept if it is not worse than the model from scratch on the
     same validation queries; test figures are reported and decide nothing. Without a validation query nothing can
     show that tuning helps, and scratch is kept.
+
+    The source policy's constraints hold as far as the target domain knows their items and groups.
     """
     dataset = TokenisedDataset.load(context.inputs["features"].path)
     source = SlateAgent.load(context.inputs["policy"].path)
@@ -57,8 +60,12 @@ def run(config: TransferConfig, context: StageContext) -> dict[str, Any]:
     )
     best = max(config.methods, key=lambda method: validation[method], default="scratch")
     kept = best if validation[best] >= validation["scratch"] else "scratch"
-    settings = {**source.settings, "domain": dataset.info["domain"], "tuned": kept}
-    SlateAgent(candidates[kept], source.temperature, dataset.items, settings).save(context.out, titles=dataset.titles)
+    retriever = None if source.retriever is None else candidates[kept]  # nothing is learnt for the policy after this
+    settings = {
+        **source.settings, "domain": dataset.info["domain"], "tuned": kept, **_constraints_here(source, dataset)
+    }  # fmt: skip
+    tuned = SlateAgent(candidates[kept], source.temperature, dataset.items, settings, retriever=retriever)
+    tuned.save(context.out, titles=dataset.titles)
     metrics = {
         "domain": dataset.info["domain"],
         "kept": kept if kept == "scratch" else f"tuned-{kept}",
@@ -69,6 +76,13 @@ def run(config: TransferConfig, context: StageContext) -> dict[str, Any]:
     }
     write_json(context.out / "transfer.json", metrics)
     return metrics
+
+
+def _constraints_here(source: SlateAgent, dataset: TokenisedDataset) -> dict[str, Any]:
+    named = named_in(source.settings)
+    return (
+        {} if named is None else {"constraints": named_constraints(elsewhere(named.asked, dataset), dataset).as_json()}
+    )
 
 
 def _scratch(

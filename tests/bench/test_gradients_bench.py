@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 
 from recolam import bench
 from recolam.bench import slate_estimators
-from recolam.bench.gradients import _product_of_means, as_html, as_markdown
+from recolam.bench.gradients import _product_of_means, as_html, as_markdown, as_table
 from recolam.bench.slate_estimators import ESTIMATORS
 from recolam.errors import ConfigError
+from recolam.evaluate import report
 
 SIZES = {"items": "30", "slate": "3", "slates": "16384"}
 
@@ -56,6 +58,27 @@ def test_tables_name_every_estimator(measured: dict[str, Any]) -> None:
     for text in (as_markdown(measured), as_html(measured)):
         assert all(text.count(name) >= 2 for name in ESTIMATORS)
     assert as_html(measured).count("<tr>") == 2 * (1 + len(ESTIMATORS))
+
+
+def test_tables_are_written_where_they_are_wanted(tmp_path: Path, measured: dict[str, Any]) -> None:
+    small = {**SIZES, "slates": "4096"}
+    for suffix, begin in ((".md", "Policy: start"), (".html", "<table><caption>"), (".json", "{")):
+        bench.run("gradients", {**small, "out": str(tmp_path / f"table{suffix}")})
+        text = (tmp_path / f"table{suffix}").read_text()
+        assert text.startswith(begin)
+        assert all(text.count(name) >= 2 for name in ESTIMATORS)
+    for wrong, message in (("table.svg", "none of .md"), ("nowhere/table.md", "no such folder")):
+        with pytest.raises(ConfigError, match=message):
+            bench.run("gradients", {**small, "out": str(tmp_path / wrong)})
+
+
+def test_the_report_s_table_is_of_today_s_estimators(measured: dict[str, Any]) -> None:
+    shipped = json.loads((Path(report.__file__).parent / "templates" / "gradient_estimators.json").read_text())
+    today = json.loads(as_table(measured))
+    assert shipped["head"] == today["head"]
+    for old, new in zip(shipped["tables"], today["tables"], strict=True):
+        assert old["policy"] == new["policy"]
+        assert [row[:2] for row in old["rows"]] == [row[:2] for row in new["rows"]]
 
 
 def test_the_product_of_means_is_unbiased_and_its_error_honest() -> None:

@@ -60,7 +60,19 @@ def a_report() -> dict[str, Any]:
         "curves": {
             "return": [[int(s), float(14.9 + 6.5 * (1 - np.exp(-s / 60)))] for s in steps],
             "entropy": [[int(s), float(5.9 - 0.004 * s)] for s in steps],
-            "kl_to_pretrained": [[int(s), float(0.002 * s)] for s in steps],
+            "kl": [[int(s), float(0.002 * s)] for s in steps],
+            "coverage": [[0, 0.512], [100, 0.42], [200, 0.391]],
+            "effective_items": [[0, 190.0], [100, 150.0], [200, 131.0]],
+            "exposure_drift": [[0, 0.0], [100, 0.3], [200, 0.374]],
+            "popularity": [[0, 0.71], [100, 0.66], [200, 0.642]],
+        },
+        "exposure": {
+            "start": {"coverage": 0.512, "effective_items": 190.0, "exposure_drift": 0.0, "popularity": 0.71},
+            "served": {"coverage": 0.391, "effective_items": 131.0, "exposure_drift": 0.374, "popularity": 0.642},
+            "logged": {"coverage": 0.987, "effective_items": 402.0, "popularity": 0.533},
+            "source": "slates",
+            "iteration": 200,
+            "is_narrow": True,
         },
         "ranking": {
             "k": 10,

@@ -12,15 +12,17 @@ import pytest
 
 from recolam.contracts.artifact import Artifact, build_artifact
 from recolam.contracts.config import from_mapping, to_mapping
-from recolam.contracts.dataset import TokenisedDataset
+from recolam.contracts.dataset import PADDING, TRAIN, UNKNOWN, TokenisedDataset
 from recolam.contracts.home import Home
 from recolam.errors import ArtifactError, ConfigError, DataError
 from recolam.evaluate import stage as evaluate
 from recolam.evaluate.baselines import Popularity
+from recolam.evaluate.exposure import CURVES, exposure_block
 from recolam.evaluate.ranking_table import choose_queries
 from recolam.register.gate import decide_from_report
 from recolam.sequence.ranking import ndcg, rank_targets
 from tests.evaluate.support import EVALUATE, evaluate_house, run_stage
+from tests.planted import dataset_from
 
 
 def an_artifact(
@@ -77,6 +79,31 @@ def test_returns_are_copied_and_lineage_names_every_ancestor(evaluated: Artifact
     names = [row["name"] for row in report["lineage"]]
     assert names.index("features") < names.index("pretrain") < names.index("policy")
     assert report["data"]["Rows kept"] == house["ingest"].metrics["rows"]
+
+
+def test_what_the_served_policy_showed_is_that_of_its_best_validation(
+    evaluated: Artifact, house: dict[str, Artifact]
+) -> None:
+    curves, told = house["policy"].json("curves.json"), evaluated.json("report.json")["exposure"]
+    best = max(range(len(curves["coverage"])), key=lambda place: curves["validation_return"][place][1])
+    assert told["served"] == {name: curves[name][best][1] for name in CURVES[:4]}
+    assert told["start"]["coverage"] == curves["coverage"][0][1]
+    dataset = TokenisedDataset.load(house["features"].path)
+    assert dataset.slates is not None
+    train_SK = dataset.slates.slate_SK[dataset.slates.split_S == TRAIN]
+    shown = set(train_SK.ravel().tolist()) - {PADDING, UNKNOWN}
+    assert told["logged"]["coverage"] == pytest.approx(len(shown) / len(dataset.items))
+    assert told["source"] == "slates"
+
+
+def test_a_narrow_policy_is_told_from_a_broad_one() -> None:
+    dataset = dataset_from([[0, 1, 2, 3, 4], [5, 6, 0, 7, 7], [0, 0, 0, 0, 0]], items=8)  # train: 0 1 2 5 6
+    curves = {"validation_return": [[0, 1.0], [10, 3.0], [20, 2.0]]}
+    for served, is_narrow in ((0.3, True), (0.35, False)):
+        shown = exposure_block(dataset, {**curves, "coverage": [[0, 0.9], [10, served], [20, 0.01]]})
+        assert (shown["is_narrow"], shown["iteration"], shown["source"]) == (is_narrow, 10, "events")
+        assert shown["logged"]["coverage"] == 5 / 8
+    assert exposure_block(dataset, {"return": [[0, 1.0]]}) == {}
 
 
 def test_examples_show_titles_and_no_item_twice(evaluated: Artifact, house: dict[str, Artifact]) -> None:

@@ -111,7 +111,7 @@ def test_pictures_and_tables_can_be_read_aloud(html: str) -> None:
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids)), "ids must be unique in a page"
     pictures = page.named("svg")
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     for picture in pictures:
         assert picture["role"] == "img"
         assert set((picture["aria-labelledby"] or "").split()) <= set(ids)
@@ -168,7 +168,7 @@ def test_hostile_text_stays_text(report: dict[str, Any], title: str) -> None:
 
 def test_missing_parts_are_said_and_do_not_break_the_page(report: dict[str, Any]) -> None:
     bare = copy.deepcopy(report)
-    bare |= {"curves": {}, "calibration": {}, "transfer": [], "examples": []}
+    bare |= {"curves": {}, "exposure": {}, "calibration": {}, "transfer": [], "examples": []}
     bare["closed_loop"] = {"reason": "nobody knows the true users of this log"}
     bare["ope"] = {**bare["ope"], "estimates": {}, "reason": "the log has no slates with propensities"}
     for row in bare["returns"].values():
@@ -193,7 +193,7 @@ def test_partial_calibration_is_shown_as_far_as_it_goes(report: dict[str, Any]) 
 
 def test_pictures_are_well_formed_svg_with_their_numbers_in_words(report: dict[str, Any]) -> None:
     pictures = draw_pictures(report)
-    assert set(pictures) == {"returns", "ranking", "ope", "curves", "calibration", "closed_loop"}
+    assert set(pictures) == {"returns", "ranking", "ope", "curves", "exposure", "calibration", "closed_loop"}
     for name, svg in pictures.items():
         root = ET.fromstring(svg.replace("<svg ", '<svg xmlns:xlink="x" ', 1))  # noqa: S314
         assert root.find("title") is not None
@@ -218,6 +218,34 @@ def test_the_closed_loop_is_told_in_sentences(report: dict[str, Any], html: str)
     text = " ".join("".join(Page(html).text["main"]).split())
     assert all(sentence in text for sentence in told)
     assert words.loop_sentences({"reason": "x"}) == []
+
+
+def test_what_the_policy_shows_is_told_and_too_little_is_warned_of(report: dict[str, Any], html: str) -> None:
+    told = words.exposure_sentences(report["exposure"])
+    assert [figure in told[0] for figure in ("51.2%", "39.1%", "98.7%", "the slates of the log")] == [True] * 4
+    assert [figure in told[1] for figure in ("131", "190", "402")] == [True] * 3
+    assert "37.4% of the showings" in told[2]
+    assert [figure in told[3] for figure in ("64.2%", "71.0%", "53.3%")] == [True] * 3
+    text = " ".join("".join(Page(html).text["main"]).split())
+    assert all(sentence in text for sentence in told)
+    warning = words.exposure_warning(report["exposure"])
+    assert "covers 39.1% of the catalogue, less than half of the 98.7%" in warning
+    assert warning in text
+    calm = copy.deepcopy(report)
+    calm["exposure"]["is_narrow"] = False
+    assert "less than half" not in render_html(calm)
+    pictures = draw_pictures(report)
+    assert "coverage: from 0.512 to 0.391" in pictures["exposure"]
+    assert "coverage" not in pictures["curves"]
+    assert (words.exposure_sentences({}), words.exposure_warning({})) == ([], "")
+
+
+def test_the_table_of_gradient_estimators_is_folded_away(html: str) -> None:
+    page = Page(html)
+    assert len(page.named("details")) == 1
+    folded = "".join(page.text["details"])
+    assert folded.count("PL-Rank-3, centred") == 2
+    assert "slates of 10 out of\n1,000 items" in folded
 
 
 def test_pictures_bear_strange_numbers() -> None:

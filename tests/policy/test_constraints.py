@@ -245,21 +245,27 @@ ITEMS_6 = torch.zeros(2, 6)
         ({"group": GROUP_N - 1, "at_most": 1}, "group -2"),
         ({"at_least_new": 2}, "at least 2 new items"),
         ({"fixed": {0: 3, 1: 3}}, "an item twice"),
-        ({"fixed": {4: 3}}, "item 3 fixed at position 4: the slate has 4 positions"),
+        ({"fixed": {4: 3}}, "item 3 fixed at position 4: slates have 4 positions"),
         ({"fixed": {0: 9}}, "item 9 fixed at position 0"),
-        ({"fixed": {0: 5}, "is_blocked": torch.arange(6) == 5}, "item 5 fixed at position 0 is blocked"),
+        ({"fixed": {0: 5}, "is_blocked": torch.arange(6) == 5}, "row 0: the item fixed at position 0 is blocked"),
         ({"fixed": {0: 0, 1: 1}, "group": GROUP_N, "at_most": 1}, "at most 1 items per group: more of group 0"),
-        ({"is_new": torch.arange(6) < 2, "at_least_new": 3}, "at least 3 new items in a slate of 4: row 0 .* have 2"),
+        (
+            {"is_new": torch.arange(6) < 2, "at_least_new": 3},
+            "row 0: at least 3 new items .* 4: 3 needed, 2 to be had",
+        ),
         (
             {"is_new": torch.arange(6) < 2, "at_least_new": 2, "group": GROUP_N, "at_most": 1},
-            "at least 2 new items .* have 1 under at most 1 items per group",
+            "at least 2 new items .* 1 to be had under at most 1 items per group",
         ),
         (
             {"is_new": torch.arange(6) < 3, "at_least_new": 3, "fixed": {0: 3, 1: 4}},
-            "still needs 3 beside 2 fixed and can have 2",
+            "3 needed beside 2 fixed, 2 to be had",
         ),
-        ({"is_blocked": torch.arange(6) > 2, "fixed": {0: 0}}, "a slate of 4 items: row 0 has 2 beside 1 fixed"),
-        ({"group": torch.zeros(6, dtype=torch.int64), "at_most": 3}, "row 0 has 3 admissible under at most 3"),
+        (
+            {"is_blocked": torch.arange(6) > 2, "fixed": {0: 0}},
+            "row 0: a slate of 4 items: 2 beside 1 fixed",
+        ),
+        ({"group": torch.zeros(6, dtype=torch.int64), "at_most": 3}, "3 admissible under at most 3"),
     ],
 )
 def test_constraints_that_cannot_be_kept_are_named(rules: dict, message: str) -> None:

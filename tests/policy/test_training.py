@@ -40,7 +40,7 @@ def test_scores_that_follow_a_session_are_those_of_its_histories() -> None:
     following, observation = agent.following(), world.reset(users=12, seed=3)
     for _ in range(6):
         expected_BN = agent.slate_scores(observation)
-        torch.testing.assert_close(following(observation), expected_BN, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(following(observation).score_BM, expected_BN, rtol=1e-4, atol=1e-5)
         observation = world.step(plackett_luce.sample(expected_BN, 3, None)).observation
     assert int(observation.length_B.max()) > 2
 
