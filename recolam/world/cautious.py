@@ -26,6 +26,7 @@ from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.world.fitted import FittedUsers
+from recolam.world.returning import ReturnModel
 from recolam.world.runtime import TensorSpec, Value
 
 
@@ -78,3 +79,13 @@ class CautiousUsers:
     def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
         """The users' own best slate: charges are left out of it."""
         return self.users.greedy_slate(state, is_available_BN=is_available_BN)
+
+    @property
+    def returning(self) -> ReturnModel | None:
+        return self.users.returning
+
+    def return_time(self, state: Value, generator: torch.Generator) -> Tensor:
+        return self.users.return_time(state, generator)
+
+    def disagreement(self, state: Value, slate_BK: Tensor) -> Tensor:
+        return self.users.disagreement(state, slate_BK)

@@ -65,3 +65,16 @@ def test_no_charge_is_the_plain_world() -> None:
     slate_BK = torch.arange(FIRST_ITEM, FIRST_ITEM + users.slate_size).expand(5, -1)
     assert bool((cautious.charge(state.state, slate_BK) == 0).all())
     assert state.state.get("context").shape == (5, CONTEXT_FEATURES)
+
+
+def test_what_other_rewards_read_is_the_users_own() -> None:
+    users = users_who_disagree()
+    cautious = CautiousUsers(users, rareness(torch.ones(users.tokens)), penalty=1.0, bonus=0.0)
+    environment = SimulatedUsers(cautious, horizon=4)
+    environment.reset(users=5, seed=1)
+    slate_BK = torch.arange(FIRST_ITEM, FIRST_ITEM + users.slate_size).expand(5, -1)
+    expected_B = users.disagreement(environment.state, slate_BK)
+    assert torch.equal(cautious.disagreement(environment.state, slate_BK), expected_B)
+    assert cautious.returning is users.returning
+    with pytest.raises(ValueError, match="does not tell when they came back"):
+        cautious.return_time(environment.state, torch.Generator())
