@@ -185,20 +185,21 @@ def bench(
     **quality** (test NDCG@10 and HR@10 over training seeds, beside popularity and item-kNN): --data, --protocol loo or
     temporal, --ties hash, file or item (the last two leak an order: only to show what that is worth), --seeds N,
     --preset two-cores or sparse, --config FILE of settings over it, --workers trainings side by side,
-    --temporal true or false (with loo: train for the temporal split too), --home DIR for results and checkpoints. What
-    is done is not done again; a killed command goes on.
+    --temporal true or false (with loo: for the temporal split too), --home DIR of results: a killed command goes on.
 
     **objectives** (next item, masked item, or their sum): --data A,B,C and, as above, --protocol --ties --seeds
     --preset --config --workers --home.
 
-    **grow** (what old items lose when the catalogue grows by a fifth and the model stays): --data --seeds --preset
-    --config.
+    **grow** (what old items lose as the catalogue grows by a fifth, the model not): --data --seeds --preset --config.
 
     **boredom** (speed of boredom users beside sardine-rec): --users --their-users --steps --repeats.
 
     **policy** (returns of the slate decoder and of what it must beat, within a budget of user-steps):
     --world --steps --seeds --gamma --observation full|partial --rivals true|false --users --evaluation-users
     --peer-steps --home.
+
+    **shift** (user-steps until the decoder is back after preferences shift, by how it learns on): --world --steps
+    --steps-after --seeds --gamma --users --evaluation-users --share.
 
     **rollout** (speed of a policy's steps, keeping keys and values against reading whole histories again): --users
     --items --slate --steps --width --blocks --repeats --device.

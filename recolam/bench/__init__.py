@@ -17,6 +17,7 @@ from recolam.bench.policy import PolicyBench, policy
 from recolam.bench.pretrain import PretrainBench, pretrain
 from recolam.bench.quality import QualityBench, quality
 from recolam.bench.rollout import RolloutBench, rollout
+from recolam.bench.shift import ShiftBench, shift
 from recolam.bench.simulate import SimulateBench, simulate
 from recolam.contracts.config import from_mapping
 from recolam.errors import ConfigError
@@ -34,6 +35,7 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "inverse-rl": (InverseRLBench, inverse_rl),
     "gradients": (GradientsBench, gradients),
     "policy": (PolicyBench, policy),
+    "shift": (ShiftBench, shift),
 }
 NAMES = tuple(_BENCHES)
 

@@ -80,7 +80,7 @@ def policy(config: PolicyBench) -> dict[str, Any]:
         config = replace(config, gamma=GAMMAS.get(config.world, 0.95))
     if config.seeds < 2:
         raise ConfigError(f"seeds is {config.seeds}; an interval takes 2")
-    environment = _environment(config)
+    environment = seen_world(config.world, observation=config.observation)
     _training(config).rounds(environment.horizon)
     makers = _contestants(config, environment)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in makers}
@@ -116,16 +116,21 @@ def policy(config: PolicyBench) -> dict[str, Any]:
     }
 
 
-def _environment(config: PolicyBench) -> Sighted:
-    if config.observation not in ("full", "partial"):
-        raise ConfigError(f"observation {config.observation!r} is not full or partial")
-    if config.world in SARDINE:
-        world = make_environment("sardine", {"name": SARDINE[config.world]})
-    elif config.world == "recsim_ng_demo":
+def seen_world(name: str, *, observation: str = "full") -> Sighted:
+    """The world that a `PolicyBench` names, as policies see it.
+
+    Raises:
+        ConfigError: an unknown world or observation.
+    """
+    if observation not in ("full", "partial"):
+        raise ConfigError(f"observation {observation!r} is not full or partial")
+    if name in SARDINE:
+        world = make_environment("sardine", {"name": SARDINE[name]})
+    elif name == "recsim_ng_demo":
         world = make_environment("interest_evolution", DEMO)
     else:
-        world = make_environment(config.world)
-    return sighted(world, is_full=config.observation == "full")
+        world = make_environment(name)
+    return sighted(world, is_full=observation == "full")
 
 
 def _contestants(config: PolicyBench, environment: Sighted) -> dict[str, Callable[[int], _Ready]]:

@@ -1,0 +1,86 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recolam import bench
+from recolam.bench.shift import ShiftBench, measured, regained_after
+from recolam.errors import ConfigError, DataError
+from recolam.world.named import make_environment
+from recolam.world.sight import sighted
+
+SMALL = ShiftBench(steps=2400, steps_after=2400, seeds=2, users=20, evaluation_users=50)
+CONTINUAL = ["continual", "continual, random first", "continual, responses anew"]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    world = make_environment("bored", {"items": 100, "horizon": 20})
+    return measured(SMALL, sighted(world, is_full=True))
+
+
+def test_the_shift_costs_returns_and_only_learning_brings_them_back(found: dict[str, Any]) -> None:
+    returns = {name: row["per_seed"] for name, row in found["returns"].items()}
+    for index in range(2):
+        before, frozen = returns["before"][index], returns["frozen"][index]
+        middle = (frozen + found["optimum"]) / 2
+        assert frozen < middle < before
+        assert returns["scratch"][index] > middle
+        assert max(returns[arm][index] for arm in CONTINUAL) > middle
+    assert found["regained_after"]["frozen"]["per_seed"] == [None, None]
+    assert "mean" not in found["regained_after"]["frozen"]
+
+
+def test_the_optimum_is_the_better_of_scratch_and_rules(found: dict[str, Any]) -> None:
+    scratch = np.mean(found["returns"]["scratch"]["per_seed"])
+    assert found["returns"]["scratch"]["mean"] == pytest.approx(scratch)
+    assert found["optimum"] == pytest.approx(max(scratch, *found["privileged"].values()))
+    assert found["privileged"][found["best_privileged"]] == max(found["privileged"].values())
+
+
+def test_curves_go_on_from_the_step_of_the_shift(found: dict[str, Any]) -> None:
+    for curves in found["curves"]:
+        at = curves["shift_step"]
+        assert curves["before"][-1][0] == at <= 2400
+        assert [curves[arm][0] for arm in CONTINUAL] == [curves["frozen"][0]] * 3
+        assert curves["frozen"][0][0] == at
+        assert curves["scratch"][0][0] > at
+        for arm in [*CONTINUAL, "scratch"]:
+            steps = [step for step, _ in curves[arm]]
+            assert steps == sorted(set(steps))
+            assert steps[-1] - at <= 2400
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        ([[0, 10.0], [50, 54.9], [100, 55.0], [150, 20.0]], 100),  # 10 + .9 (60 - 10) = 55, and at is enough
+        ([[0, 10.0], [50, 80.0], [100, 20.0]], 50),  # the first, even if it does not last
+        ([[0, 10.0], [50, 54.9]], None),
+        ([], None),
+    ],
+)
+def test_regained_at_the_first_validation_that_reaches_the_share(
+    curve: list[list[float]], expected: float | None
+) -> None:
+    assert regained_after(curve, fallen=10.0, optimum=60.0, share=0.9) == expected
+
+
+def test_a_shift_that_costs_nothing_leaves_nothing_to_regain() -> None:
+    with pytest.raises(DataError, match="cost nothing"):
+        regained_after([[0, 70.0]], fallen=60.0, optimum=60.0, share=0.9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"world": "nowhere"}, "nowhere"),
+        ({"world": "choc_kale"}, "no shift of tastes"),
+        ({"seeds": "1"}, "takes 2"),
+        ({"share": "1.5"}, "share is 1.5"),
+        ({"steps_after": "10"}, "10 steps"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        bench.run("shift", {"seeds": "2"} | options)
