@@ -4,8 +4,8 @@ A slate decoder learns in a shipped world (A). Then what users like moves to oth
 policy reads stay as they were (B, `recolam.world.taste_shift`). From the same learnt weights, or none, go on:
 
 - continual: training goes on, told of the shift: a new optimiser and learning rate, no answers from before;
-- continual, random first: the same, after one round of random slates, from which the response model learns anew;
-- continual, responses anew: the same with random slates and a new response model; the decoder stays;
+- continual, random first: the same, after random slates for `warm_share` of the steps, as every new training begins;
+- continual, responses anew: the same with random slates first and a new response model; the decoder stays;
 - frozen: the weights stay, so the return stays where it fell;
 - scratch: a new agent trains in B with as many steps, random slates first.
 
@@ -159,7 +159,7 @@ def _run(config: ShiftBench, before: SightedEnvironment, after: SightedEnvironme
     validation = {"users": _validation_users(config), "seed": derive(later, "validation")}  # the trainer's own sessions
     fallen = session_returns(after, _greedy(agent), **validation)
     after_curves = {"frozen": [[0.0, fallen], [float(config.steps_after), fallen]]}
-    for arm, pupil, is_random_first in _pupils(agent, new_agent(after, "scratch")):
+    for arm, pupil, is_random_first in pupils(agent, new_agent(after, "scratch")):
         training = _training(config, config.steps_after, is_random_first=is_random_first)
         curve = train_decoder(pupil, after, training, seed=later).curves["validation_return"]
         after_curves[arm] = curve if arm == "scratch" else [[0.0, fallen], *curve]
@@ -173,7 +173,7 @@ def _run(config: ShiftBench, before: SightedEnvironment, after: SightedEnvironme
     )
 
 
-def _pupils(learnt: DecoderAgent, newcomer: DecoderAgent) -> list[tuple[str, DecoderAgent, bool]]:
+def pupils(learnt: DecoderAgent, newcomer: DecoderAgent) -> list[tuple[str, DecoderAgent, bool]]:
     """Who trains after the shift: the arm, its agent, and whether it begins with random slates."""
     renewed = copy.deepcopy(learnt)
     renewed.response.load_state_dict(newcomer.response.state_dict())

@@ -11,7 +11,7 @@ Exact consequences: sessions answer the same slates as before, bit for bit, so r
 they earned, and as much can be earned; a policy that trusts what it learnt of profiles shows what is liked no more.
 
 `recolam.world.drift` shifts otherwise: there items exchange all that they are, one by one, so their features tell
-nothing afterwards, and a policy that knows items by their features alone cannot learn the new places.
+nothing afterwards, and a policy that knows items by their features has little to learn the new places by.
 Shape legend: B users, F topics and numbers of a user, Z >= F attributes, X facets, K slate.
 """
 

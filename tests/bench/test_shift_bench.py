@@ -2,10 +2,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recolam import bench
-from recolam.bench.shift import ShiftBench, measured, regained_after
+from recolam.bench.shift import ShiftBench, measured, pupils, regained_after
 from recolam.errors import ConfigError, DataError
+from recolam.policy.decoder_agent import DecoderAgent
 from recolam.world.named import make_environment
 from recolam.world.sight import sighted
 
@@ -49,6 +51,27 @@ def test_curves_go_on_from_the_step_of_the_shift(found: dict[str, Any]) -> None:
             steps = [step for step, _ in curves[arm]]
             assert steps == sorted(set(steps))
             assert steps[-1] - at <= 2400
+
+
+def test_pupils_share_what_was_learnt_and_no_memory() -> None:
+    world = sighted(make_environment("bored", {"items": 20}), is_full=True)
+    sight = world.reset(users=2, seed=0)
+    learnt, new = (DecoderAgent.for_environment(world, sight, {}, seed=seed) for seed in (0, 1))
+    with torch.no_grad():
+        for weight in learnt.parameters():
+            weight += 0.5
+    arms = {arm: pupil for arm, pupil, _ in pupils(learnt, new)}
+    learnt_weights = {name: weight.clone() for name, weight in learnt.state_dict().items()}
+    with torch.no_grad():
+        for weight in arms["continual"].parameters():
+            weight.zero_()
+    for name, weight in learnt_weights.items():
+        is_renewed = name.startswith("response.")
+        assert torch.equal(learnt.state_dict()[name], weight)
+        assert torch.equal(arms["continual, random first"].state_dict()[name], weight)
+        renewed = new.state_dict()[name] if is_renewed else weight
+        assert torch.equal(arms["continual, responses anew"].state_dict()[name], renewed)
+    assert arms["scratch"] is new
 
 
 @pytest.mark.parametrize(
