@@ -1,5 +1,6 @@
 """When a fitted world is good enough to learn in."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +35,13 @@ def verdict(calibration: Mapping[str, Any], gate: CalibrationGate) -> dict[str, 
     """
     reasons: list[str] = []
     within_noise: list[str] = []
+    errors = gate.errors * _widening(calibration)
     for name, pair in behaviours(calibration):
         difference = abs(pair["simulated"] - pair["logged"])
         if difference <= max(gate.rate * abs(pair["logged"]), gate.absolute):
             continue
         text = f"{name}: {pair['simulated']:.4g} simulated, {pair['logged']:.4g} logged"
-        (reasons if difference > gate.errors * pair["error"] else within_noise).append(text)
+        (reasons if difference > errors * pair["error"] else within_noise).append(text)
     if calibration["ece"] > gate.ece:
         reasons.append(f"calibration error of clicks {calibration['ece']:.4f}, above {gate.ece}")
     if calibration["session_length_tv"] > gate.session_length_tv:
@@ -54,6 +56,14 @@ def verdict(calibration: Mapping[str, Any], gate: CalibrationGate) -> dict[str, 
             f"state {calibration['nll_impersonal']:.4f}"
         )
     return {"passed": not reasons, "reasons": reasons, "within_noise": within_noise}
+
+
+def _widening(calibration: Mapping[str, Any]) -> float:
+    """By how much the error of held-out users is too small for a difference to what was fitted to other users.
+
+    Both sides are means over users of one population, so variances add: 1 + held-out users / fitted users.
+    """
+    return math.sqrt(1.0 + calibration["users"] / calibration.get("users_fitted", math.inf))
 
 
 def behaviours(calibration: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:

@@ -142,6 +142,7 @@ def _fit(
         weight_ES=weights(train.user_S), departures=learnt_from, departure_weight_ES=weights(learnt_from.user_S),
     )  # fmt: skip
     calibration = calibrate(model, held_out, departures=departures.rows(is_judge_S), seed=seed)
+    calibration["users_fitted"] = len(train.user_S.unique())
     if not answers.has_no_click:
         fitting.anchor_no_click(
             model, train.state_SD, train.slate_SK[:, 1 : slate_size + 1], click_rate=config.click_rate

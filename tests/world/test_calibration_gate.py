@@ -189,3 +189,14 @@ def test_the_average_state_forgets_who_asks() -> None:
     assert bool((answers.state_SD == answers.state_SD[:1]).all())
     assert answers.state_SD.shape == (50, WIDTH)
     assert answers.slate_SK.shape == (50, SLATE)
+
+
+def test_few_fitted_users_widen_what_chance_may_do(held_out: Answers) -> None:
+    """Off by 3.3 errors of the held-out users: a fault beside endless fitted users, not beside four times as many."""
+    report = calibrate(planted(), held_out)
+    report["leaving_rate"] = {"logged": 0.2, "simulated": 0.2 + 3.3 * 0.005, "error": 0.005}
+    assert not verdict(report, GATE)["passed"]
+    assert not verdict({**report, "users_fitted": 10 * report["users"]}, GATE)["passed"]  # 3.15 errors
+    found = verdict({**report, "users_fitted": 4 * report["users"]}, GATE)  # 2.95 errors
+    assert found["passed"]
+    assert "slates after which the user left" in found["within_noise"][0]
