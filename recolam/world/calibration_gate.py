@@ -61,7 +61,8 @@ def verdict(calibration: Mapping[str, Any], gate: CalibrationGate) -> dict[str, 
 def _widening(calibration: Mapping[str, Any]) -> float:
     """By how much the error of held-out users is too small for a difference to what was fitted to other users.
 
-    Both sides are means over users of one population, so variances add: 1 + held-out users / fitted users. 1 where the latter were not counted.
+    Both sides are means over users of one population, so variances add: 1 + held-out users / fitted users. 1 where
+    the latter were not counted.
     """
     if "users_fitted" not in calibration:
         return 1.0
