@@ -31,6 +31,7 @@ from recolam.world import interest_evolution
 from recolam.world.documents import FEATURE_DEVIATION, LENGTH, QUALITY_DEVIATION, mean_qualities
 from recolam.world.interest_evolution import InterestEvolutionConfig, affinities, watch_time
 from recolam.world.slates import random_slates
+from recolam.world.story import choice_at
 
 STOCK = InterestEvolutionConfig(position_bias=0.0, budget=math.inf)
 """The settings at which `InterestEvolutionUsers` are stock's users. By default they differ from them on purpose: lower
@@ -141,13 +142,10 @@ def sessions_of(choice_TU: Tensor, time_TU: Tensor, interest_TUZ: Tensor, *, mar
 
 
 def draw_choice(logit_UC: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Option by multinomial logit, int64 [U]: the first whose cumulated weight exceeds a uniform share of the whole.
-
-    Logits must not overflow exp; softmax and multinomial take ten times as long on rows this short.
-    """
-    mass_UC = logit_UC.exp().cumsum(dim=1)
-    share_U1 = torch.rand(len(mass_UC), 1, generator=generator) * mass_UC[:, -1:]
-    return (mass_UC <= share_U1).sum(dim=1).clamp(max=logit_UC.shape[1] - 1)
+    """Option by multinomial logit, int64 [U]; the last column is none of the documents."""
+    share_U = torch.rand(len(logit_UC), generator=generator)
+    position_U = choice_at(share_U, logit_UC[:, :-1], logit_UC[:, -1])
+    return position_U.where(position_U >= 0, logit_UC.shape[1] - 1)
 
 
 @torch.no_grad()
