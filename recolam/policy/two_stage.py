@@ -100,12 +100,23 @@ def position_log_probs(
     candidate_BC: Tensor, score_BC: Tensor, slate_BK: Tensor, constraints: SlateConstraints | None = None
 ) -> Tensor:
     """log P(a_k | a_1..a_{k-1}) given the candidates, float [B, K]; -inf for an item that is no open candidate."""
+    columns = narrowed(constraints, candidate_BC)
+    return in_columns(
+        candidate_BC, slate_BK, lambda place_BK: constrained.position_log_probs(score_BC, place_BK, columns)
+    )
+
+
+def in_columns(candidate_BC: Tensor, slate_BK: Tensor, log_probs: Callable[[Tensor], Tensor]) -> Tensor:
+    """`log_probs` of the columns that hold these items, float [B, K]; -inf for an item that is no candidate.
+
+    Args:
+        log_probs: columns int64 [B, K] -> float [B, K], position by position.
+    """
     is_same_BKC = slate_BK[..., None] == candidate_BC[:, None]
     is_candidate_BK = is_same_BKC.any(dim=2)
     is_whole_B1 = is_candidate_BK.all(dim=1, keepdim=True)
     filler_K = torch.arange(slate_BK.shape[1], device=slate_BK.device)  # any slate: its row is -inf in the end
-    place_BK = torch.where(is_whole_B1, is_same_BKC.long().argmax(dim=2), filler_K)
-    log_prob_BK = constrained.position_log_probs(score_BC, place_BK, narrowed(constraints, candidate_BC))
+    log_prob_BK = log_probs(torch.where(is_whole_B1, is_same_BKC.long().argmax(dim=2), filler_K))
     return torch.where(is_whole_B1, log_prob_BK, torch.where(is_candidate_BK, 0.0, -torch.inf).to(log_prob_BK.dtype))
 
 

@@ -139,11 +139,10 @@ def test_every_sampled_and_greedy_slate_keeps_the_constraints(case: Case) -> Non
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), data=st.data())
 def test_slates_that_break_a_constraint_have_no_probability(case: Case, data: st.DataObject) -> None:
-    distribution = case.agent.distribution(case.seen)
     tokens = st.permutations(range(FIRST_ITEM, FIRST_ITEM + len(case.agent.items)))
     slate = data.draw(tokens)[: case.k]
     try:
-        log_prob_B = distribution.log_prob(torch.tensor(slate).expand(len(case.histories), -1))
+        log_prob_B = case.agent.distribution(case.seen).log_prob(torch.tensor(slate).expand(len(case.histories), -1))
     except ValueError:
         return  # more of a group are fixed than a slate may show
     names = [case.agent.items[token - FIRST_ITEM] for token in slate]
