@@ -1,4 +1,4 @@
-"""The slate policy: a sequence model whose item scores are the parameters of a Plackett-Luce distribution.
+"""The slate policy: a sequence model whose item scores make a distribution of slates, Plackett-Luce or autoregressive.
 
 Shape legend: B users, T history, K slate, N token ids, X items excluded.
 """

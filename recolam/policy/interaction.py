@@ -3,10 +3,10 @@
     score of item i at position k = s_i + q_k . e_i,    q_k = W [tanh(A u + B m_k + c log k), m_k],    q_1 = 0
 
 s_i is the score without company (the model's, over the temperature), u the user's state, e_i = E v_i the item's key, a
-projection of its embedding to a few numbers, and m_k the mean key of the k - 1 items before position k (zero-based: of
-the items so far). u and v_i are normalised (Ba et al. 2016, https://arxiv.org/abs/1607.06450), so that one
-initialisation serves models of any scale. W starts at 0: the policy starts as the Plackett-Luce policy of the same
-scores, and its first position stays that policy's.
+projection of its embedding v_i to a few numbers, and m_k the mean key of the k - 1 items before position k = 1, 2, ...
+u and v_i are normalised (Ba et al. 2016, https://arxiv.org/abs/1607.06450), so that one initialisation serves models of
+any scale. W starts at 0: the policy starts as the Plackett-Luce policy of the same scores. At its first position it
+always is that policy, so the entropy and the divergence that training weighs, those of the first position, are exact.
 
 m_k on the way past the hidden layer makes the shift of i the sum of a bilinear form of i with every item before it, as
 in models of pairwise interaction; the rest lets it depend on the user, on how many there are, and on their mixture.

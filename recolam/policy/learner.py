@@ -30,6 +30,7 @@ from recolam.sequence.distributed import Processes
 from recolam.sequence.model import SequenceModel
 
 _BLOCK = 128  # states whose scores of the whole catalogue are in memory together
+_SCORES = 2**19  # of states times positions times items, likewise
 
 
 @dataclass(frozen=True)
@@ -217,9 +218,7 @@ class Learner:
         state_SD = states.state_SD.detach().requires_grad_()
         table_ND = states.table_ND.detach().requires_grad_()
         sums = torch.zeros(4, dtype=torch.float64)
-        # autoregressive slates have other scores at every position
-        block = _BLOCK if self.interaction is None else max(1, _BLOCK // k)
-        for rows in torch.arange(len(state_SD)).split(block):
+        for rows in torch.arange(len(state_SD)).split(self._block(lesson, k)):
             seen_RT = states.seen_ST[rows]
             distribution = self._distribution(state_SD[rows], table_ND, lesson, seen_RT, rows, self.interaction)
             first_RM = distribution.first_scores(k)
@@ -238,6 +237,13 @@ class Learner:
             [state_SD.grad, table_ND.grad, None],
         )
         return [float(value_loss.detach()), *sums.tolist()]
+
+    def _block(self, lesson: Lesson, k: int) -> int:
+        """How many states are worked on together: autoregressive slates have other scores at every position."""
+        if self.interaction is None:
+            return _BLOCK
+        columns = self.model.config.tokens if lesson.candidate_SC is None else lesson.candidate_SC.shape[1]
+        return max(1, _SCORES // (k * columns))
 
     def _surrogate(self, distribution: SlateDistribution, lesson: Lesson, rows: Tensor) -> tuple[Tensor, float, float]:
         """The loss whose gradient is the estimate, how far the policy has moved from the one that played (Schulman's

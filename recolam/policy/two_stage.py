@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from recolam.errors import ConfigError
-from recolam.policy import constrained
 from recolam.policy.constraints import SlateConstraints
 
 _BLOCK = 65_536
@@ -79,31 +78,6 @@ def by_vectors(query_BD: Tensor, table_ND: Tensor) -> Callable[[int, int], Tenso
 def candidate_scores(state_BD: Tensor, table_ND: Tensor, candidate_BC: Tensor) -> Tensor:
     """Inner products with the candidates alone, float [B, C]; differentiable."""
     return (table_ND[candidate_BC] @ state_BD[..., None])[..., 0]
-
-
-def sample(
-    candidate_BC: Tensor,
-    score_BC: Tensor,
-    k: int,
-    generator: torch.Generator | None,
-    constraints: SlateConstraints | None = None,
-) -> Tensor:
-    """Item ids of a slate for each row, int64 [B, k]; without a generator the best candidates.
-
-    Raises:
-        ValueError: candidates that cannot keep the constraints, even if the catalogue could.
-    """
-    return candidate_BC.gather(1, constrained.sample(score_BC, k, narrowed(constraints, candidate_BC), generator))
-
-
-def position_log_probs(
-    candidate_BC: Tensor, score_BC: Tensor, slate_BK: Tensor, constraints: SlateConstraints | None = None
-) -> Tensor:
-    """log P(a_k | a_1..a_{k-1}) given the candidates, float [B, K]; -inf for an item that is no open candidate."""
-    columns = narrowed(constraints, candidate_BC)
-    return in_columns(
-        candidate_BC, slate_BK, lambda place_BK: constrained.position_log_probs(score_BC, place_BK, columns)
-    )
 
 
 def in_columns(candidate_BC: Tensor, slate_BK: Tensor, log_probs: Callable[[Tensor], Tensor]) -> Tensor:

@@ -235,8 +235,8 @@ def test_what_is_differentiated_is_what_was_drawn_from(named: NamedConstraints |
     if candidates:
         candidate_SC = drawn.candidate_BC
         assert candidate_SC is not None
-        log_prob_SK = two_stage.position_log_probs(candidate_SC, score_SM, slate_SK, rules)
         columns = two_stage.narrowed(rules, candidate_SC)
+        log_prob_SK = constrained.position_log_probs(score_SM, columned(drawn, slate_SK), columns)
     else:
         assert rules is not None
         log_prob_SK, columns = constrained.position_log_probs(score_SM, slate_SK, rules), rules
