@@ -18,6 +18,7 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.policy.agent import SlateAgent
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.exposure import Exposure
+from recolam.policy.item_value_learning import ItemValueLearner
 from recolam.policy.learner import Learner
 from recolam.policy.returns import greedy, session_returns
 from recolam.policy.rewarded import RewardedSessions
@@ -28,6 +29,8 @@ from recolam.sequence.distributed import Processes, process_group
 from recolam.sequence.model import SequenceModel
 
 __all__ = ["OnValidation", "PolicyTrainingConfig", "train_policy"]
+
+_ITEM_VALUES = "item_values."
 
 OnValidation = Callable[[int, float], None]
 
@@ -80,9 +83,16 @@ class _Trainer:
         self.seed, self.scratch = seed, scratch
         self.model = agent.model.eval()  # dropout would make the sampled and the differentiated distribution differ
         self.optimizer = _adam(self.model, config)
+        reference = copy.deepcopy(agent.model).requires_grad_(False)
+        self.item_values = None
+        if config.estimator == "pl_rank":
+            self.item_values = ItemValueLearner(
+                reference.item_table(), config.pl_rank, slate_size=environment.slate_size, gamma=config.gamma,
+                shards=config.shards, processes=processes,
+            )  # fmt: skip
         self.learner = Learner(
-            self.model, copy.deepcopy(agent.model).requires_grad_(False), self.optimizer, config,
-            temperature=agent.temperature, processes=processes, constraints=agent.constraints,
+            self.model, reference, self.optimizer, config, temperature=agent.temperature, processes=processes,
+            constraints=agent.constraints, item_values=self.item_values,
         )  # fmt: skip
         self.popularity_N = popularity_N
         self.first_exposure_N: Tensor | None = None
@@ -161,6 +171,8 @@ class _Trainer:
             return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()} | optimizer_tensors(self.optimizer)
+        if self.item_values is not None:
+            tensors |= {_ITEM_VALUES + name: value for name, value in self.item_values.tensors().items()}
         tensors["exposure.first"] = cast(Tensor, self.first_exposure_N)
         state = {
             "iteration": self.iteration, "best_return": self.best_return, "stale": self.stale, "curves": self.curves
@@ -178,6 +190,9 @@ class _Trainer:
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.first_exposure_N = tensors["exposure.first"]
         restore_optimizer(self.optimizer, tensors)
+        if self.item_values is not None:
+            own = {k.removeprefix(_ITEM_VALUES): v for k, v in tensors.items() if k.startswith(_ITEM_VALUES)}
+            self.item_values.restore(own)
 
 
 def _adam(model: SequenceModel, config: PolicyTrainingConfig) -> torch.optim.Adam:

@@ -11,7 +11,8 @@ from recolam.policy import learner, plackett_luce, training
 from recolam.policy.agent import SlateAgent, admissible
 from recolam.policy.config import PolicyTrainingConfig, PpoConfig
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
-from recolam.policy.learner import Learner, Lesson, earned_before, replay
+from recolam.policy.learner import Learner
+from recolam.policy.lesson import Lesson, earned_before, replay
 from recolam.policy.returns import compare, greedy, myopic, sampled, session_returns, static, uniform
 from recolam.policy.rollout import play
 from recolam.policy.training import train_policy
@@ -205,10 +206,13 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [1, 5])
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "estimator"), [(1, "reinforce"), (5, "reinforce"), (5, "pl_rank")])
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, estimator: Any
+) -> None:
     whole, resumed = small_agent(), small_agent()
-    curves = train_policy(whole, small_world(), CONFIG, seed=0, scratch=tmp_path / "whole")
+    config = dataclasses.replace(CONFIG, estimator=estimator)
+    curves = train_policy(whole, small_world(), config, seed=0, scratch=tmp_path / "whole")
     iterate, calls = training._Trainer._iterate, 0
 
     def killed(self: training._Trainer) -> dict[str, float]:
@@ -220,9 +224,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(training._Trainer, "_iterate", killed)
     with pytest.raises(Killed):
-        train_policy(small_agent(), small_world(), CONFIG, seed=0, scratch=tmp_path / "broken")
+        train_policy(small_agent(), small_world(), config, seed=0, scratch=tmp_path / "broken")
     monkeypatch.setattr(training._Trainer, "_iterate", iterate)
-    assert train_policy(resumed, small_world(), CONFIG, seed=0, scratch=tmp_path / "broken") == curves
+    assert train_policy(resumed, small_world(), config, seed=0, scratch=tmp_path / "broken") == curves
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
