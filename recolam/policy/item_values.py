@@ -8,6 +8,8 @@
 with x = [state, 1] and v = [item's embedding, 1], each scaled to a mean square length of 1 before the 1. Both come from
 a model that does not change, so what is learnt is linear in them and nothing moves below it. Where users pick at most
 one item, Q is SlateQ's (`slateq`); where they pick several, the picks' effects on the future are taken to add up.
+Three things it does not see: that an item shown takes picks from the others, what a slate earns by being shown and not
+by its picks, and a user's state where the history does not tell it. Labels are as wrong as these matter.
 
 Shape legend: S states, K positions, N token ids, C candidates, M columns (N, or C), D width, V = D + 1, B sessions, H
 steps.

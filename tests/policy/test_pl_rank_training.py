@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recolam.contracts.config import from_mapping, to_mapping
 from recolam.errors import ConfigError
 from recolam.policy import learner
 from recolam.policy.agent import SlateAgent, admissible
@@ -21,8 +22,10 @@ from recolam.policy.lesson import replay
 from recolam.policy.pl_rank import conditional_pl_rank
 from recolam.policy.returns import compare, greedy, uniform
 from recolam.policy.rollout import play
+from recolam.policy.stage import PolicyConfig
 from recolam.policy.training import train_policy
 from recolam.sequence.distributed import Processes
+from recolam.tune.space import over
 from tests.policy.small import small_agent, small_world
 from tests.policy.test_restricted_agent import RULES, restricted
 
@@ -137,6 +140,25 @@ def test_item_values_belong_to_pl_rank_alone() -> None:
             agent.model, agent.model, torch.optim.SGD(agent.model.parameters()), CONFIG, temperature=1.0,
             processes=Processes(),
         )  # fmt: skip
+
+
+def test_what_a_slate_earns_by_being_shown_is_refused_without_a_correction() -> None:
+    corrected = dataclasses.replace(CONFIG, pl_rank=PlRankConfig(correction=0.5))
+    for settings, name in (
+        ({"reward": {"response": 1.0, "fairness": 0.1}}, "reward 'fairness'"),
+        ({"uncertainty_penalty": 1.0}, "uncertainty_penalty"),
+    ):
+        with pytest.raises(ConfigError, match=name + " is earned by what is shown"):
+            PolicyConfig(training=CONFIG, **settings)  # type: ignore[arg-type]
+        PolicyConfig(training=corrected, **settings)  # type: ignore[arg-type]
+    PolicyConfig(training=CONFIG, reward={"response": 1.0, "diversity": 0.5})
+
+
+def test_the_settings_can_be_searched() -> None:
+    base = to_mapping(PolicyConfig())
+    values = {"training.estimator": "pl_rank", "training.pl_rank.trace": 0.5, "training.pl_rank.steps": 3}
+    found = from_mapping(PolicyConfig, over(base, values), where="policy").training
+    assert (found.estimator, found.pl_rank) == ("pl_rank", PlRankConfig(trace=0.5, steps=3))
 
 
 @pytest.mark.slow
