@@ -67,6 +67,17 @@ class PolicyConfig:
         check_weights(self.reward)
         if self.candidates < 0:
             raise ConfigError(f"candidates is {self.candidates}, below 0")
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        """Item values see what picks earn and lead to; what a slate earns by being shown would be learnt by nobody."""
+        by_showing = [f"reward {name!r}" for name in ("fairness", "uncertainty") if self.reward.get(name)]
+        by_showing += [name for name in ("uncertainty_penalty", "entropy_bonus") if getattr(self, name)]
+        if self.training.estimator == "pl_rank" and not self.training.pl_rank.correction and by_showing:
+            raise ConfigError(
+                f"{by_showing[0]} is earned by what is shown, and estimator 'pl_rank' learns what picks are worth: set "
+                "training.pl_rank.correction above 0, or take another estimator"
+            )
 
 
 def fingerprint(config: PolicyConfig) -> str | None:

@@ -19,6 +19,7 @@ from recolam.policy.agent import SlateAgent
 from recolam.policy.clock import Clock
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.exposure import Exposure
+from recolam.policy.item_value_learning import ItemValueLearner
 from recolam.policy.learner import Learner
 from recolam.policy.returns import greedy, session_returns
 from recolam.policy.rewarded import RewardedSessions
@@ -28,6 +29,8 @@ from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, rest
 from recolam.sequence.distributed import Processes, process_group
 
 __all__ = ["OnValidation", "PolicyTrainingConfig", "train_policy"]
+
+_ITEM_VALUES = "item_values."
 
 OnValidation = Callable[[int, float], None]
 
@@ -87,10 +90,16 @@ class _Trainer:
         self.model = agent.model.eval()  # dropout would make the sampled and the differentiated distribution differ
         self.networks = agent.networks()
         self.optimizer = _adam(agent, config)
+        reference = copy.deepcopy(agent.model).requires_grad_(False)
+        self.item_values = None
+        if config.estimator == "pl_rank":
+            self.item_values = ItemValueLearner(
+                reference.item_table(), config.pl_rank, slate_size=environment.slate_size, gamma=config.gamma,
+                shards=config.shards, processes=processes,
+            )  # fmt: skip
         self.learner = Learner(
-            self.model, copy.deepcopy(agent.model).requires_grad_(False), self.optimizer, config,
-            temperature=agent.temperature, processes=processes, constraints=agent.constraints,
-            interaction=agent.interaction,
+            self.model, reference, self.optimizer, config, temperature=agent.temperature, processes=processes,
+            constraints=agent.constraints, interaction=agent.interaction, item_values=self.item_values,
         )  # fmt: skip
         self.popularity_N, self.clock = popularity_N, clock
         self.first_exposure_N: Tensor | None = None
@@ -174,6 +183,8 @@ class _Trainer:
             return
         tensors = dict(self.networks.state_dict())
         tensors |= {f"best.{name}": value for name, value in self.best.items()} | optimizer_tensors(self.optimizer)
+        if self.item_values is not None:
+            tensors |= {_ITEM_VALUES + name: value for name, value in self.item_values.tensors().items()}
         tensors["exposure.first"] = cast(Tensor, self.first_exposure_N)
         state = {
             "iteration": self.iteration, "best_return": self.best_return, "stale": self.stale, "curves": self.curves
@@ -191,6 +202,9 @@ class _Trainer:
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.first_exposure_N = tensors["exposure.first"]
         restore_optimizer(self.optimizer, tensors)
+        if self.item_values is not None:
+            own = {k.removeprefix(_ITEM_VALUES): v for k, v in tensors.items() if k.startswith(_ITEM_VALUES)}
+            self.item_values.restore(own)
 
 
 def _adam(agent: SlateAgent, config: PolicyTrainingConfig) -> torch.optim.Adam:
