@@ -1,5 +1,4 @@
-"""The policy stage's comparison beyond the returns, as the report tells it: what each contestant showed and learnt from,
-and what a composed reward is made of."""
+"""The policy stage's comparison beyond its returns: what each showed and learnt from, what a reward is made of."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +19,7 @@ def shown_block(policy: Artifact) -> dict[str, Any]:
 
 
 def composed_block(policy: Artifact) -> dict[str, Any]:
-    """`returns` under the composed reward and its definition `reward`; empty where the policy learnt for the world's own."""
+    """`returns` under the composed reward, and its definition `reward`; empty where the world's own was learnt for."""
     returns = policy.metrics.get("composed_returns")
     return {"returns": dict(returns), "reward": dict(policy.metrics["reward"])} if returns else {}
 
@@ -43,10 +42,10 @@ def reach_sentence(check: Mapping[str, float] | None) -> str:
     if check is None:
         return ""
     told = (
-        f"In simulated sessions it shows {percent(check['coverage'])} of the catalogue, {number(check['share'])} of the "
-        f"{percent(check['log_coverage_of_as_many'])} that as many showings drawn like the log's would cover"
+        f"In simulated sessions it shows {percent(check['coverage'])} of the catalogue; as many showings drawn like "
+        f"the log's would cover {percent(check['log_coverage_of_as_many'])}"
     )
-    return f"{told}: less than half." if check["share"] < _NARROW else f"{told}."
+    return f"{told}, more than twice as much." if check["share"] < _NARROW else f"{told}."
 
 
 def learnt_from(row: Mapping[str, Any]) -> str:
@@ -74,7 +73,5 @@ def reward_sentences(reward: Mapping[str, Any]) -> list[str]:
     if "response" in reward and "response" in weights:
         told.append(f"The response is worth: {title_text(str(reward['response']))}.")
     if "gamma" in reward:
-        told.append(
-            f"A reward one step later counted {number(reward['gamma'])} in training; the table does not discount."
-        )
+        told.append(f"In training a reward one step later counted {number(reward['gamma'])}; here none is discounted.")
     return told

@@ -94,9 +94,9 @@ def build_gate(
         coverage: from `recolam.evaluate.contest.coverage_check`.
 
     Returns:
-        `coverage` as given, `candidate`, `champion` (or None; `is_comparable` tells whether it has numbers), `baseline_return`, and
-        `difference`: the paired difference candidate minus
-        champion over seeds, None where there is no champion or only one seed.
+        `candidate`, `champion` (or None; `is_comparable` tells whether it has numbers), `baseline_return`, `coverage`
+        as given, and `difference`: the paired difference candidate minus champion over seeds, None where there is no
+        champion or only one seed.
 
     Raises:
         DataError: the two have returns for different numbers of seeds, or some that are not finite.

@@ -5,7 +5,8 @@ C = mean h h' over users, the singular values S of C^(1/2) E' in h'e = (h' C^(-1
 that user_BF and feature_NG have the inner products nearest to the model's scores, on average over users and all items
 (Eckart & Young 1936). Items are centred first: a user's mean score ranks nothing.
 
-Shape legend: B users, T history, K slate, N token ids, I items, D width, F = G leading directions, Z quarters of the catalogue by sales.
+Shape legend: B users, T history, K slate, N token ids, I items, D width, R rank, F = G leading directions, Z parts of
+the catalogue by sales.
 """
 
 from dataclasses import dataclass, replace

@@ -30,10 +30,10 @@ def decide(
 ) -> Decision:
     """Decides on a candidate.
 
-    A candidate must show valid slates, finite scores and numbers, earn more than the baseline, and not show too
-    little of the catalogue. Beyond that it must beat the champion, if there is one: the lower bound of the 95 % interval of the paired difference of returns
-    (candidate minus champion, on the same seeds) must exceed `min_gain`. A champion made for another catalogue cannot
-    serve this one: it is replaced, and stays reachable as the previous champion.
+    A candidate must show valid slates, finite scores and numbers, earn more than the baseline, and show enough of the
+    catalogue. Beyond that it must beat the champion, if there is one: the lower bound of the 95 % interval of the
+    paired difference of returns (candidate minus champion, on the same seeds) must exceed `min_gain`. A champion made
+    for another catalogue cannot serve this one: it is replaced, and stays reachable as the previous champion.
 
     Args:
         candidate: policy_digest, return_mean, slates_valid, finite.

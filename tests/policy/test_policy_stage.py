@@ -63,7 +63,7 @@ def test_curves_arrive_in_mlflow_step_by_step(tiny_run: FinishedRun) -> None:
     (run,) = opened.search_runs([experiment_id(tiny_run.home, opened)], filter_string=query)
     curves = policy.json("curves.json")
     validated = {"validation_return", "coverage", "effective_items", "exposure_drift", "popularity"}
-    assert set(curves) == validated | {"return", "value_loss", "entropy", "kl"}
+    assert set(curves) == validated | {"return", "value_loss", "entropy", "kl", "user_steps"}
     for name, points in curves.items():
         assert [step for step, _ in points] == ([0, 2, 4] if name in validated else [1, 2, 3, 4])
         history = opened.get_metric_history(run.info.run_id, name)
