@@ -46,7 +46,7 @@ def train_policy(
     on_validation: OnValidation | None = None,
     clock: Clock | None = None,
 ) -> dict[str, list[list[float]]]:
-    """Trains `agent` in place, leaves it at its best validated weights, returns the curves.
+    """Trains `agent` in place, leaves it at its best validated weights, returns the curves (`user_steps`: so far).
 
     Validation plays the greedy policy with seeds of its own, never those of the final comparison, and counts what it
     shows (`recolam.policy.exposure`); `popularity_N` holds the behaviour log's events per token id, for its drift.
@@ -142,17 +142,19 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * remaining
         with self.clock.part("learning"):
-            return self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
+            figures = self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
+        before = self.curves["user_steps"][-1][1] if self.iteration else 0
+        return {**figures, "user_steps": before + int(self.learner.states_count)}
 
     def _validate(self, on_validation: OnValidation | None) -> None:
         exposure = Exposure(tokens=self.environment.tokens)
-        act = exposure.counted(greedy(self.agent, k=self.environment.slate_size))
+        act = greedy(self.agent, k=self.environment.slate_size)
         return_J = torch.zeros(self.config.validation_seeds, dtype=torch.float64)
         with self.clock.part("validation", is_whole=True):
             for index in range(self.processes.rank, len(return_J), self.processes.size):
                 return_J[index] = session_returns(
                     self.environment, act, users=self.config.validation_users,
-                    seed=derive(self.seed, "validation", index),
+                    seed=derive(self.seed, "validation", index), exposure=exposure,
                 )  # fmt: skip
         mean = float(self.processes.total(return_J).mean())
         exposure.count_N = self.processes.total(exposure.count_N)
