@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recolam.contracts.protocols import SightedEnvironment
 from recolam.errors import ConfigError, DataError
+from recolam.policy.belief import BeliefFit, Believing, Played
 from recolam.policy.decoder import log_probs
 from recolam.policy.decoder_agent import DecoderAgent
 from recolam.policy.decoder_rollout import Segment, Sessions, random_slates
@@ -130,14 +131,15 @@ class _Trainer:
         seed: int,
         scratch: Path | None,
     ) -> None:
-        self.agent, self.environment, self.config, self.seed, self.scratch = agent, environment, config, seed, scratch
+        self.agent, self.config, self.seed, self.scratch = agent, config, seed, scratch
+        self.environment = agent.seen(environment)
         self.rounds = config.rounds(environment.horizon)
         self.optimizer = torch.optim.Adam(agent.decoder.parameters(), lr=config.learning_rate)
-        self.fit = ResponseFit(agent.response, learning_rate=config.response_rate)
+        self.fit = (ResponseFit(agent.response, learning_rate=config.response_rate) if agent.encoder is None else BeliefFit(agent.encoder, agent.response))
         self.round, self.learning_steps, self.validation_steps = 0, 0, 0
         self.best_return, self.stale = -math.inf, 0
         self.best = copy.deepcopy(agent.state_dict())
-        self.answers: list[Answers] = []
+        self.answers: list[Answers] | list[Played] = []
         self.curves: dict[str, list[list[float]]] = {}
         self._resume()
 
@@ -158,24 +160,32 @@ class _Trainer:
         config = self.config
         generator = torch_generator(self.seed, "round", self.round)
         sessions = Sessions(self.environment, users=config.users, seed=derive(self.seed, "learning", self.round))
-        earlier, begun, earned = self.answers, self.learning_steps, 0.0
+        begun, earned = self.learning_steps, 0.0
         warm = math.ceil(config.warm_share * config.steps / config.users) if self.round == 0 else 0
         if warm:
             sessions.play_by(random_slates(self.environment), generator, steps=min(warm, self.environment.horizon))
-            self.agent.measure(sessions.sight)
-            self._learn_answers(earlier + sessions.answers, 10 * config.response_steps, generator)
+            self.agent.measure_users(sessions.sight)
+            self._learn_answers(sessions, 10 * config.response_steps, generator)
+            self.agent.measure_facets(sessions.sight)
         while bool(sessions.is_active_B.any()):
             segment = sessions.play(self.agent, generator, steps=config.segment)
             self.learning_steps = begun + sessions.played
             self._learn_slates(segment, generator)  # first: what was sampled is still the policy's own distribution
-            self._learn_answers(earlier + sessions.answers, config.response_steps, generator)
+            self._learn_answers(sessions, config.response_steps, generator)
             earned += float(segment.reward_BH.sum())
         self.learning_steps = begun + sessions.played
-        self.answers = [Answers.joined(earlier + sessions.answers)]
+        self.answers = [self._known(sessions)]
         return earned / config.users
 
-    def _learn_answers(self, parts: list[Answers], steps: int, generator: torch.Generator) -> None:
-        self._note("response_loss", self.fit.steps(Answers.joined(parts), steps, generator))
+    def _known(self, sessions: Sessions) -> Any:
+        if isinstance(self.environment, Believing):
+            return Played.joined([*self.answers, self.environment.played])
+        return Answers.joined(self.answers + sessions.answers)
+
+    def _learn_answers(self, sessions: Sessions, steps: int, generator: torch.Generator) -> None:
+        self._note("response_loss", self.fit.steps(self._known(sessions), steps, generator))
+        if isinstance(self.environment, Believing):
+            sessions.sight = self.environment.look_again()
 
     def _learn_slates(self, segment: Segment, generator: torch.Generator) -> None:
         config, decoder = self.config, self.agent.decoder
