@@ -149,22 +149,21 @@ class BeliefFit:
         self._parameters = [*encoder.parameters(), *model.parameters()]
         self.optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
 
-    def steps(self, played: Played, count: int, generator: torch.Generator) -> float:
+    def steps(self, answers: Played, count: int, generator: torch.Generator) -> float:
         """Takes `count` steps and measures anew what a good item earns; the mean loss."""
         total = 0.0
         for _ in range(count):
-            answers = self._answers(played, generator)
-            loss = self.model.loss(answers)
+            loss = self.model.loss(self._drawn(answers, generator))
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self._parameters, 1.0)
             self.optimizer.step()
             total += float(loss.detach())
         with torch.no_grad():
-            self.model.measure(self._answers(played, generator).user_SF)
+            self.model.measure(self._drawn(answers, generator).user_SF)
         return total / count
 
-    def _answers(self, played: Played, generator: torch.Generator) -> Answers:
+    def _drawn(self, played: Played, generator: torch.Generator) -> Answers:
         """The answers of some sessions, with what was believed before each."""
         drawn = played.columns(torch.randint(len(played), (self.batch,), generator=generator)).begun()
         is_played_TB = drawn.is_played_TB

@@ -22,6 +22,9 @@ from recolam.policy.response import ResponseModel, root_mean_square
 
 _TENSORS, _SETTINGS, _SCHEMA = "decoder.safetensors", "decoder.json", 1
 _PROSPECTS = 3
+# Where the decoder starts. A belief begins with what will be clicked: what a click is worth says nothing of what it
+# does to the user, and a belief, unlike a state, does not show that at once.
+_SEEN_START, _BELIEVED_START = (6.0, 0.0), (0.5, 8.0)  # sharpness, click
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,11 @@ class DecoderAgent(nn.Module):
         super().__init__()
         self.feature_NG, self.attribute_NZ, self.sizes = feature_NG, attribute_NZ, sizes
         self.settings = dict(settings or {})
-        user_size, facets = sizes.user, sizes.facets
+        user_size, facets, (sharpness, click) = sizes.user, sizes.facets, _SEEN_START
         if sizes.belief:
-            user_size, facets = sizes.belief, sizes.facets + _PROSPECTS
+            user_size, facets, (sharpness, click) = sizes.belief, sizes.facets + _PROSPECTS, _BELIEVED_START
         self.response = ResponseModel(feature_NG, attribute_NZ, user_size=user_size, slate_size=sizes.slate)
-        self.decoder = SlateDecoder(attributes=attribute_NZ.shape[1], facets=facets)
+        self.decoder = SlateDecoder(attributes=attribute_NZ.shape[1], facets=facets, sharpness=sharpness, click=click)
         self.encoder: SessionEncoder | None = None
         if sizes.belief:
             self.encoder = SessionEncoder(self.response.item_NV, slate_size=sizes.slate, width=sizes.belief)
@@ -79,7 +82,7 @@ class DecoderAgent(nn.Module):
             return cls(environment.feature_NG, environment.attribute_NZ, sizes, settings)
 
     def seen(self, environment: SightedEnvironment) -> SightedEnvironment:
-        """The environment as this agent sees it, which is how it has to be played: with its belief, where it has one."""
+        """The environment as this agent has to play it: with its belief, where it has one."""
         return environment if self.encoder is None else Believing(environment, self.encoder)
 
     def measure_users(self, sight: Sight) -> None:
@@ -94,7 +97,13 @@ class DecoderAgent(nn.Module):
 
     @torch.no_grad()
     def choices(self, sight: Sight) -> Choices:
-        """Candidates and what the decoder reads of them."""
+        """Candidates and what the decoder reads of them.
+
+        Raises:
+            ValueError: a belief is needed and was not seen.
+        """
+        if self.encoder is not None and sight.user_BF.shape[1] != self.sizes.belief:
+            raise ValueError("this policy reads a belief: play the environment that `seen` makes of yours")
         expected_BN, click_BN = self.response.expected(sight.user_BF), self.response.click_chance(sight.user_BF)
         candidate_BC = self.retrieval.candidates(expected_BN)
         expected_BC, click_BC = expected_BN.gather(1, candidate_BC), click_BN.gather(1, candidate_BC)
