@@ -162,9 +162,13 @@ def _contestants(config: PolicyBench, environment: Sighted) -> dict[str, Callabl
 
 
 def _training(config: PolicyBench) -> DecoderTrainingConfig:
-    return DecoderTrainingConfig(
+    training = DecoderTrainingConfig(
         steps=config.steps, users=config.users, gamma=config.gamma, validation_users=math.ceil(config.users / 2)
     )
+    if config.observation == "full" or not config.belief:
+        return training
+    # an answer tells who a user is and changes him; values of what is seen confuse the two, and sampled returns do not
+    return replace(training, segment=25, trace=1.0, epochs=4, belief_steps=10)
 
 
 def _stock(config: PolicyBench, environment: Sighted, *, seed: int) -> _Ready:
