@@ -113,8 +113,7 @@ def train_all(jobs: Sequence[Job], *, workers: int) -> list[dict[str, Any]]:
             train_one(job)
     else:
         threads = max(1, _cores() // workers)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
+        with processes(workers, threads=threads) as pool:
             futures = [pool.submit(train_one, job) for job in open_jobs]
             try:
                 for future in futures:
@@ -122,6 +121,12 @@ def train_all(jobs: Sequence[Job], *, workers: int) -> list[dict[str, Any]]:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     return [_read(job) for job in jobs]
+
+
+def processes(count: int, *, threads: int) -> ProcessPoolExecutor:
+    """New processes of `threads` of torch's threads each, which end with this one, however that is killed."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(threads,))
 
 
 def train_one(job: Job) -> None:

@@ -34,7 +34,7 @@ class PolicyTrainingConfig:
 
     The learning rate falls to 0 along a cosine. `item_rate` scales that of the item side: Adam moves every item by the
     full rate however little a slate has told about it, and over a large catalogue that noise drowns what was
-    learnt in pretraining.
+    learnt in pretraining. `interaction_rate` scales that of autoregressive slates' interaction.
 
     Attributes:
         shards: independent parts of a rollout, dealt to torchrun's processes, whose number must divide it; what is
@@ -57,6 +57,7 @@ class PolicyTrainingConfig:
     ppo: PpoConfig = field(default_factory=PpoConfig)
     learning_rate: float = 1e-3
     item_rate: float = 0.1
+    interaction_rate: float = 1.0
     value_weight: float = 0.2
     entropy_weight: float = 0.003
     entropy_end: float | None = None

@@ -7,10 +7,12 @@ Shape legend: B sessions, H steps, T history, S states, R rows of a block of sta
 C candidates, M columns of scores, P parameters' numbers.
 """
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -19,14 +21,16 @@ from recolam.errors import DataError
 from recolam.policy import plackett_luce
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.constraints import SlateConstraints
-from recolam.policy.distribution import SlateDistribution, over_candidates, over_catalogue
+from recolam.policy.distribution import SlateDistribution, slates_after
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
+from recolam.policy.interaction import Interaction
 from recolam.policy.ppo import clipped_loss, clipped_share
 from recolam.policy.rollout import Rollout
 from recolam.sequence.distributed import Processes
 from recolam.sequence.model import SequenceModel
 
 _BLOCK = 128  # states whose scores of the whole catalogue are in memory together
+_SCORES = 2**19  # of states times positions times items, likewise
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Learner:
         reference: the policy that `kl_weight` holds the model to.
         temperature: divides item scores.
         constraints: those of the slates played.
+        interaction: of autoregressive slates; the reference has it as it is now. Regularised is the first position
+            alone, as for Plackett-Luce.
     """
 
     def __init__(
@@ -121,10 +127,13 @@ class Learner:
         temperature: float,
         processes: Processes,
         constraints: SlateConstraints | None = None,
+        interaction: Interaction | None = None,
     ) -> None:
         self.model, self.reference, self.optimizer, self.config = model, reference, optimizer, config
         self.temperature, self.processes, self.constraints = temperature, processes, constraints
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.interaction, self.first_interaction = interaction, copy.deepcopy(interaction)
+        learning = chain(model.parameters(), [] if interaction is None else interaction.parameters())
+        self.parameters = [parameter for parameter in learning if parameter.requires_grad]
 
     def learn(self, rollouts: Sequence[Rollout], *, entropy_weight: float) -> dict[str, float]:
         """One step on the shards' rollouts, or several (`PpoConfig`); the figures are those of the first.
@@ -165,14 +174,14 @@ class Learner:
             gain_S, before_SK = advantage_BH[active_BH], earned_before(rollout)
             sums = [gain_S.double().sum(), gain_S.double().square().sum(), rollout.reward_BH.double().sum()]
             counts = torch.tensor([len(gain_S), len(active_BH)], dtype=torch.float64)
-            rows.append(torch.cat([counts, torch.stack(sums), before_SK.double().sum(dim=0)]))
+            rows.append(torch.cat([counts, torch.stack(sums).cpu(), before_SK.double().sum(dim=0).cpu()]))
             returns.append(return_BH)
             gains.append(gain_S)
             befores.append(before_SK)
         total = self.processes.all_blocks(torch.stack(rows), count=self.config.shards).sum(dim=0)
         states_count, sessions, gain, square, earned = total[:5].tolist()
         spread = max(math.sqrt(max(square - gain**2 / states_count, 0.0) / max(states_count - 1, 1)), 1e-6)
-        before_mean_K = (total[5:] / states_count).float()
+        before_mean_K = (total[5:] / states_count).to(befores[0])
         lessons = []
         for rollout, return_BH, gain_S, before_SK in zip(rollouts, returns, gains, befores, strict=True):
             weight_SK = gain_S[:, None].expand_as(before_SK)
@@ -190,7 +199,8 @@ class Learner:
         """Leaves the gradient of the mean loss of all shards' states in the parameters; returns figures' means."""
         gradients, rows = [], []
         for lesson, states in zip(lessons, passes, strict=True):
-            self.model.zero_grad(set_to_none=True)
+            for parameter in self.parameters:
+                parameter.grad = None
             rows.append(torch.tensor(self._backward(lesson, states, entropy_weight), dtype=torch.float64))
             gradients.append(torch.cat([_flat_gradient(parameter) for parameter in self.parameters]))
         shards = self.config.shards
@@ -208,12 +218,13 @@ class Learner:
         state_SD = states.state_SD.detach().requires_grad_()
         table_ND = states.table_ND.detach().requires_grad_()
         sums = torch.zeros(4, dtype=torch.float64)
-        for rows in torch.arange(len(state_SD)).split(_BLOCK):
-            distribution = self._distribution(state_SD[rows], table_ND, lesson, states.seen_ST[rows], rows)
+        for rows in torch.arange(len(state_SD), device=state_SD.device).split(self._block(lesson, k)):
+            seen_RT = states.seen_ST[rows]
+            distribution = self._distribution(state_SD[rows], table_ND, lesson, seen_RT, rows, self.interaction)
             first_RM = distribution.first_scores(k)
             with torch.no_grad():
-                old = lesson.reference
-                reference = self._distribution(old.state_SD[rows], old.table_ND, lesson, states.seen_ST[rows], rows)
+                old, first = lesson.reference, self.first_interaction
+                reference = self._distribution(old.state_SD[rows], old.table_ND, lesson, seen_RT, rows, first)
                 reference_RM = reference.first_scores(k)
             gradient_loss, moved, clipped = self._surrogate(distribution, lesson, rows)
             entropy = plackett_luce.first_pick_entropy(first_RM).sum()
@@ -226,6 +237,13 @@ class Learner:
             [state_SD.grad, table_ND.grad, None],
         )
         return [float(value_loss.detach()), *sums.tolist()]
+
+    def _block(self, lesson: Lesson, k: int) -> int:
+        """How many states are worked on together: autoregressive slates have other scores at every position."""
+        if self.interaction is None:
+            return _BLOCK
+        columns = self.model.config.tokens if lesson.candidate_SC is None else lesson.candidate_SC.shape[1]
+        return max(1, _SCORES // (k * columns))
 
     def _surrogate(self, distribution: SlateDistribution, lesson: Lesson, rows: Tensor) -> tuple[Tensor, float, float]:
         """The loss whose gradient is the estimate, how far the policy has moved from the one that played (Schulman's
@@ -241,14 +259,20 @@ class Learner:
         return loss, float((change_R.expm1() - change_R).sum()), clipped
 
     def _distribution(
-        self, state_RD: Tensor, table_ND: Tensor, lesson: Lesson, seen_RT: Tensor, rows: Tensor
+        self,
+        state_RD: Tensor,
+        table_ND: Tensor,
+        lesson: Lesson,
+        seen_RT: Tensor,
+        rows: Tensor,
+        interaction: Interaction | None,
     ) -> SlateDistribution:
         """The distribution that the slates of these rows were drawn from, under these weights."""
-        if lesson.candidate_SC is None:
-            return over_catalogue(state_RD @ table_ND.T / self.temperature, seen_RT, self.constraints)
-        return over_candidates(
-            state_RD, table_ND, lesson.candidate_SC[rows], temperature=self.temperature, constraints=self.constraints
-        )
+        candidate_RC = None if lesson.candidate_SC is None else lesson.candidate_SC[rows]
+        return slates_after(
+            state_RD, table_ND, seen_RT, candidate_RC, temperature=self.temperature, constraints=self.constraints,
+            interaction=interaction,
+        )  # fmt: skip
 
     def _step(self, figures: dict[str, float]) -> None:
         if not all(math.isfinite(value) for value in figures.values()):

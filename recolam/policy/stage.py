@@ -14,8 +14,9 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.errors import ConfigError
 from recolam.policy import returns
-from recolam.policy.agent import SlateAgent
+from recolam.policy.agent import AUTOREGRESSIVE, Decoder, SlateAgent
 from recolam.policy.closed_loop import ClosedLoopConfig, closed_loop
+from recolam.policy.interaction import Interaction
 from recolam.policy.retrieval import candidates_for
 from recolam.policy.reward import WORLD_ALONE, Reward, Surroundings, check_weights
 from recolam.policy.rewarded import under
@@ -42,6 +43,8 @@ class PolicyConfig:
         constraints: what every slate keeps, in training as when serving.
         candidates: from how many items, found by the pretrained model, a slate is chosen; 0 for the whole catalogue, or
             for as many as are tractable where it has more than `recolam.policy.retrieval.LARGEST_WHOLE` items.
+        decoder: "plackett_luce": an item's score is the same at every position. "autoregressive": the items before it
+            change it, as training finds (`recolam.policy.interaction`); training starts as with the former.
         uncertainty_penalty, entropy_bonus: what learning in fitted users is charged with (`recolam.world.cautious`);
             the comparison never is.
         closed_loop: the check of the fitted world where the true users are known.
@@ -57,6 +60,7 @@ class PolicyConfig:
     learnt_reward: str | None = None
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
     candidates: int = 0
+    decoder: Decoder = "plackett_luce"
     closed_loop: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
 
     def __post_init__(self) -> None:
@@ -121,7 +125,11 @@ class Prepared:
         model, retriever = load_sequence_model(self.pretrained).eval(), None
         if self.settings.get("candidates"):
             retriever = load_sequence_model(self.pretrained).eval().requires_grad_(False)
-        return SlateAgent(model, self.config.temperature, self.dataset.items, self.settings, retriever=retriever)
+        interaction = Interaction(model.config.width) if self.config.decoder == AUTOREGRESSIVE else None
+        return SlateAgent(
+            model, self.config.temperature, self.dataset.items, self.settings, retriever=retriever,
+            interaction=interaction,
+        )  # fmt: skip
 
     def train(
         self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.policy.agent import SlateAgent
+from recolam.policy.clock import Clock
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.exposure import Exposure
 from recolam.policy.learner import Learner
@@ -25,7 +26,6 @@ from recolam.policy.rollout import Sessions, play
 from recolam.seeding import derive
 from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from recolam.sequence.distributed import Processes, process_group
-from recolam.sequence.model import SequenceModel
 
 __all__ = ["OnValidation", "PolicyTrainingConfig", "train_policy"]
 
@@ -41,6 +41,7 @@ def train_policy(
     scratch: Path,
     popularity_N: Tensor | None = None,
     on_validation: OnValidation | None = None,
+    clock: Clock | None = None,
 ) -> dict[str, list[list[float]]]:
     """Trains `agent` in place, leaves it at its best validated weights, returns the curves.
 
@@ -51,6 +52,7 @@ def train_policy(
 
     Args:
         on_validation: told (iterations done, mean return) after each validation; what it raises ends the training.
+        clock: is told the seconds of "policy" (rollouts), "learning" and "validation".
 
     Raises:
         ConfigError: `config.shards` cannot be dealt to the processes.
@@ -59,7 +61,10 @@ def train_policy(
         ArtifactError: a damaged checkpoint.
     """
     with process_group("cpu") as processes, torch.random.fork_rng(devices=processes.gpus):
-        trainer = _Trainer(agent, environment, config, processes, seed=seed, scratch=scratch, popularity_N=popularity_N)
+        trainer = _Trainer(
+            agent, environment, config, processes, seed=seed, scratch=scratch, popularity_N=popularity_N,
+            clock=clock or Clock(),
+        )  # fmt: skip
         return trainer.run(on_validation)
 
 
@@ -74,21 +79,24 @@ class _Trainer:
         seed: int,
         scratch: Path,
         popularity_N: Tensor | None,
+        clock: Clock,
     ) -> None:
         processes.own_blocks(config.shards)  # refuses before anything is played
         self.agent, self.environment, self.config, self.processes = agent, environment, config, processes
         self.seed, self.scratch = seed, scratch
         self.model = agent.model.eval()  # dropout would make the sampled and the differentiated distribution differ
-        self.optimizer = _adam(self.model, config)
+        self.networks = agent.networks()
+        self.optimizer = _adam(agent, config)
         self.learner = Learner(
             self.model, copy.deepcopy(agent.model).requires_grad_(False), self.optimizer, config,
             temperature=agent.temperature, processes=processes, constraints=agent.constraints,
+            interaction=agent.interaction,
         )  # fmt: skip
-        self.popularity_N = popularity_N
+        self.popularity_N, self.clock = popularity_N, clock
         self.first_exposure_N: Tensor | None = None
         self.iteration, self.best_return, self.stale = 0, -math.inf, 0
         self.curves: dict[str, list[list[float]]] = {}
-        self.best = copy.deepcopy(self.model.state_dict())
+        self.best = copy.deepcopy(self.networks.state_dict())
         self._resume()
 
     def run(self, on_validation: OnValidation | None) -> dict[str, list[list[float]]]:
@@ -108,31 +116,35 @@ class _Trainer:
                 if self.iteration % config.checkpoint_every == 0:
                     self._save()
                 progress.advance(best=self.best_return, earned=figures["return"])
-        self.model.load_state_dict(self.best)
+        self.networks.load_state_dict(self.best)
         return self.curves
 
     def _iterate(self) -> dict[str, float]:
         config = self.config
-        rollouts = [
-            play(
-                self.environment, self.agent, users=config.users_of(shard), replicas=config.replicas,
-                seed=derive(self.seed, "rollout", self.iteration, shard),
-            )
-            for shard in self.processes.own_blocks(config.shards)
-        ]  # fmt: skip
+        with self.clock.part("policy"):
+            rollouts = [
+                play(
+                    self.environment, self.agent, users=config.users_of(shard), replicas=config.replicas,
+                    seed=derive(self.seed, "rollout", self.iteration, shard),
+                )
+                for shard in self.processes.own_blocks(config.shards)
+            ]  # fmt: skip
         remaining = 0.5 * (1 + math.cos(math.pi * self.iteration / config.iterations))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * remaining
-        return self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
+        with self.clock.part("learning"):
+            return self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
 
     def _validate(self, on_validation: OnValidation | None) -> None:
         exposure = Exposure(tokens=self.environment.tokens)
         act = exposure.counted(greedy(self.agent, k=self.environment.slate_size))
         return_J = torch.zeros(self.config.validation_seeds, dtype=torch.float64)
-        for index in range(self.processes.rank, len(return_J), self.processes.size):
-            return_J[index] = session_returns(
-                self.environment, act, users=self.config.validation_users, seed=derive(self.seed, "validation", index)
-            )
+        with self.clock.part("validation", is_whole=True):
+            for index in range(self.processes.rank, len(return_J), self.processes.size):
+                return_J[index] = session_returns(
+                    self.environment, act, users=self.config.validation_users,
+                    seed=derive(self.seed, "validation", index),
+                )  # fmt: skip
         mean = float(self.processes.total(return_J).mean())
         exposure.count_N = self.processes.total(exposure.count_N)
         if self.first_exposure_N is None:
@@ -146,7 +158,7 @@ class _Trainer:
             self.config.floors.check_exposure(shown, slate_size=k, items=items, iteration=self.iteration)
         self.stale += 1
         if mean > self.best_return:
-            self.best_return, self.best, self.stale = mean, copy.deepcopy(self.model.state_dict()), 0
+            self.best_return, self.best, self.stale = mean, copy.deepcopy(self.networks.state_dict()), 0
         if on_validation is not None:
             on_validation(self.iteration, mean)
 
@@ -154,12 +166,13 @@ class _Trainer:
         reward = dict(self.environment.reward.weights) if isinstance(self.environment, RewardedSessions) else None
         settings = self.agent.settings
         restricted = {name: settings[name] for name in ("constraints", "candidates") if name in settings}
-        return {"seed": self.seed, "reward": reward, **restricted, **asdict(self.config)}
+        decoder = self.agent.decoder
+        return {"seed": self.seed, "reward": reward, "decoder": decoder, **restricted, **asdict(self.config)}
 
     def _save(self) -> None:
         if not self.processes.is_first:
             return
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = dict(self.networks.state_dict())
         tensors |= {f"best.{name}": value for name, value in self.best.items()} | optimizer_tensors(self.optimizer)
         tensors["exposure.first"] = cast(Tensor, self.first_exposure_N)
         state = {
@@ -174,18 +187,17 @@ class _Trainer:
         tensors, state = found
         self.iteration, self.best_return, self.stale = state["iteration"], state["best_return"], state["stale"]
         self.curves = state["curves"]
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        self.networks.load_state_dict({name: tensors[name] for name in self.networks.state_dict()})
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.first_exposure_N = tensors["exposure.first"]
         restore_optimizer(self.optimizer, tensors)
 
 
-def _adam(model: SequenceModel, config: PolicyTrainingConfig) -> torch.optim.Adam:
-    item_side = ("item_vectors.", "text_projection.")
+def _adam(agent: SlateAgent, config: PolicyTrainingConfig) -> torch.optim.Adam:
+    item_side, model, rate = ("item_vectors.", "text_projection."), agent.model, config.learning_rate
     items = [parameter for name, parameter in model.named_parameters() if name.startswith(item_side)]
     others = [parameter for name, parameter in model.named_parameters() if not name.startswith(item_side)]
-    groups = [
-        {"params": parameters, "lr": rate, "initial_lr": rate}
-        for parameters, rate in ((others, config.learning_rate), (items, config.learning_rate * config.item_rate))
-    ]
-    return torch.optim.Adam(groups)
+    rates = [(others, rate), (items, rate * config.item_rate)]
+    if agent.interaction is not None:
+        rates.append((list(agent.interaction.parameters()), rate * config.interaction_rate))
+    return torch.optim.Adam([{"params": parameters, "lr": rate, "initial_lr": rate} for parameters, rate in rates])

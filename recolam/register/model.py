@@ -27,8 +27,8 @@ def requirements() -> list[str]:
 
 
 def signature(*, is_constrained: bool = False) -> Any:
-    """Input columns history, exclude (optional) and k (optional); output columns slate, scores and, of a policy with
-    constraints, problem.
+    """Input columns history, exclude, k and seed (all but history optional); output columns slate, scores,
+    log_propensity and, of a policy with constraints, problem.
 
     The input columns are of type Any because MLflow's typed columns refuse a missing cell, even in optional columns;
     the model checks them itself, and says row and column.
@@ -38,11 +38,12 @@ def signature(*, is_constrained: bool = False) -> Any:
     from mlflow.types.schema import AnyType, Array
 
     inputs: list[ColSpec | TensorSpec] = [
-        ColSpec(AnyType(), name, required=name == "history") for name in ("history", "exclude", "k")
+        ColSpec(AnyType(), name, required=name == "history") for name in ("history", "exclude", "k", "seed")
     ]
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(Array(DataType.string), "slate"),
         ColSpec(Array(DataType.double), "scores"),
+        ColSpec(DataType.double, "log_propensity"),
     ]
     if is_constrained:
         outputs.append(ColSpec(DataType.string, "problem"))

@@ -50,13 +50,16 @@ class SlateModel(PythonModel):
 
         Args:
             context: unused; the policy was read by `load_context`.
-            model_input: `history` (list of item ids, oldest first), optionally `exclude` (list of item ids) and `k`
-                (how many items; the policy's own slate size where missing). A missing cell counts as an empty list.
+            model_input: `history` (list of item ids, oldest first), optionally `exclude` (list of item ids), `k` (how
+                many items; the policy's own slate size where missing) and `seed` (whole number: the slate is drawn from
+                the policy with it; the most probable slate where missing). A missing list counts as an empty one.
             params: unused.
 
         Returns:
-            `slate` (k different item ids, best first, none of them in history or exclude) and `scores` (one each). Of a
-            policy with constraints also `problem`: why the slate is empty where none keeps them, "" elsewhere.
+            `slate` (k different item ids, best first, none of them in history or exclude), `scores` (one each) and
+            `log_propensity` (of drawing this slate; 0 without a seed), which a log of slates keeps for off-policy
+            estimates. Of a policy with constraints also `problem`: why the slate is empty where none keeps them, ""
+            elsewhere.
 
         Raises:
             DataError: a cell is of another type; names row and column.
@@ -65,11 +68,15 @@ class SlateModel(PythonModel):
             raise DataError("the model was not loaded by MLflow: load_context has not run")
         histories, missing = read_items(model_input, "history", required=True)
         excluded, _ = read_items(model_input, "exclude", required=False)
-        sizes = read_sizes(model_input, default=self._recommender.slate_size)
-        columns = ["slate", "scores", "problem"] if self._recommender.is_constrained else ["slate", "scores"]
+        sizes = [
+            self._recommender.slate_size if size is None else size
+            for size in read_whole_numbers(model_input, "k", least=1)
+        ]
+        seeds = read_whole_numbers(model_input, "seed", least=0)
+        columns = ["slate", "scores", "log_propensity"] + ["problem"] * self._recommender.is_constrained
         if not histories:
             return pd.DataFrame({name: [] for name in columns}, index=model_input.index, dtype=object)
-        answers = self._recommender.recommend(histories, k=sizes, exclude=excluded)
+        answers = self._recommender.recommend(histories, k=sizes, exclude=excluded, seeds=seeds)
         self._count(unknown=missing + sum(answer.unknown for answer in answers), empty=histories.count([]))
         cells = {name: [getattr(answer, name) for answer in answers] for name in columns}
         return pd.DataFrame(cells, index=model_input.index)
@@ -112,24 +119,24 @@ def read_items(table: pd.DataFrame, column: str, *, required: bool) -> tuple[lis
     return lists, missing
 
 
-def read_sizes(table: pd.DataFrame, *, default: int) -> list[int]:
-    """The wanted slate sizes in column `k`, `default` where missing.
+def read_whole_numbers(table: pd.DataFrame, column: str, *, least: int) -> list[int | None]:
+    """The numbers in a column, None where missing.
 
     Raises:
-        DataError: a cell is not a whole number of at least 1.
+        DataError: a cell is not a whole number of at least `least`.
     """
-    if "k" not in table.columns:
-        return [default] * len(table)
-    sizes = []
-    for row, cell in enumerate(table["k"]):
+    if column not in table.columns:
+        return [None] * len(table)
+    numbers: list[int | None] = []
+    for row, cell in enumerate(table[column]):
         if _is_missing(cell):
-            sizes.append(default)
+            numbers.append(None)
             continue
         is_number = isinstance(cell, (int, float, np.integer, np.floating)) and not isinstance(cell, bool)
-        if not is_number or not float(cell).is_integer() or cell < 1:
-            raise DataError(f"row {row}, k: {cell!r} is not a whole number of at least 1")
-        sizes.append(int(cell))
-    return sizes
+        if not is_number or not float(cell).is_integer() or cell < least:
+            raise DataError(f"row {row}, {column}: {cell!r} is not a whole number of at least {least}")
+        numbers.append(int(cell))
+    return numbers
 
 
 def _is_missing(cell: Any) -> bool:

@@ -106,12 +106,17 @@ def test_the_served_model_says_which_rows_it_cannot_answer(restricted: Artifact,
     served.load_context(SimpleNamespace(artifacts={"policy": str(restricted.path)}))  # type: ignore[arg-type]
     rows = pd.DataFrame({"history": [[], []], "exclude": [[], [dataset.items[5]]]})
     answer = served.predict(SimpleNamespace(), rows)  # type: ignore[arg-type]
-    assert list(answer.columns) == ["slate", "scores", "problem"]
+    assert list(answer.columns) == ["slate", "scores", "log_propensity", "problem"]
     assert answer["problem"].tolist() == ["", "the item fixed at position 1 is blocked or barred"]
     assert keeps(answer["slate"][0], restricted)
     assert (answer["slate"][1], answer["scores"][1]) == ([], [])
-    assert [column.name for column in signature(is_constrained=True).outputs] == ["slate", "scores", "problem"]
-    assert [column.name for column in signature().outputs] == ["slate", "scores"]
+    assert [column.name for column in signature(is_constrained=True).outputs] == [
+        "slate",
+        "scores",
+        "log_propensity",
+        "problem",
+    ]
+    assert [column.name for column in signature().outputs] == ["slate", "scores", "log_propensity"]
 
 
 def test_a_tuned_policy_keeps_the_constraints(

@@ -1,5 +1,6 @@
 """The policy stage on the tiny demo: what its reward leaves behind, its curves in MLflow, and the search."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from recolam.policy.agent import SlateAgent
 from recolam.policy.reward import TERMS, Reward
 from recolam.policy.rewarded import RewardedSessions
 from recolam.policy.stage import PolicyConfig
+from recolam.register.model import log_policy, open_logged_policy
 from recolam.sequence.model import load_sequence_model
-from recolam.tracking import STEP_KEY, client, experiment_id
+from recolam.tracking import STEP_KEY, client, experiment_id, track_stage
 from recolam.world.environment import SimulatedUsers
 from recolam.world.fitted import FittedUsers
 from recolam.world.learnt_reward import LearntReward
@@ -128,6 +130,39 @@ def test_fitted_users_pay_for_what_only_they_know(tiny_run: FinishedRun) -> None
     assert torch.equal(paid["cut"], paid["cut again"])
 
 
+@pytest.mark.slow
+def test_autoregressive_slates_go_through_the_stages(
+    tiny_run: FinishedRun, home: Home, make_policy: Callable[[dict[str, Any]], Outcome]
+) -> None:
+    done = make_policy({"decoder": "autoregressive"})
+    assert done.code == 0, done.err
+    policy = open_artifact(done.out.strip(), stage="policy")
+    agent, features = SlateAgent.load(policy.path), open_artifact(tiny_run.artifact("features"))
+    assert agent.decoder == policy.json("policy.json")["decoder"] == "autoregressive"
+    assert set(policy.json("curves.json")) == set(open_artifact(tiny_run.artifact("policy")).json("curves.json"))
+
+    inputs = {name: open_artifact(tiny_run.artifact(name)) for name in ("features", "pretrain", "world")}
+    plan = pipeline.make_plan(preset="tiny", home=str(home.root))
+    report, _ = pipeline.execute(
+        "evaluate", pipeline.stage_config(plan, "evaluate"), {**inputs, "policy": policy, "champion": policy},
+        home=home, seed=0, is_tracked=False,
+    )  # fmt: skip
+    gate = report.json("report.json")["gate"]
+    assert gate["candidate"]["slates_valid"]
+    assert gate["champion"]["return_mean"] == gate["candidate"]["return_mean"]  # the champion kept its interaction
+    for methods, decoder in ((("head",), "autoregressive"), ((), "plackett_luce")):
+        config = dataclasses.replace(pipeline.stage_config(plan, "transfer"), methods=methods)
+        tuned, _ = pipeline.execute(
+            "transfer", config, {"policy": policy, "features": features}, home=home, seed=0, is_tracked=False
+        )
+        kept = tuned.json("policy.json")["tuned"]
+        assert SlateAgent.load(tuned.path).decoder == (decoder if kept != "scratch" else "plackett_luce")
+    assert kept == "scratch"  # where no way of tuning is tried
+    uri = log_policy(home, policy, run_id=track_stage(home, policy))  # MLflow asks the logged model for slates
+    location = client(home).get_logged_model(uri.removeprefix("models:/")).artifact_location
+    assert SlateAgent.load(open_logged_policy(location).path).decoder == "autoregressive"
+
+
 def test_an_unknown_reward_is_refused_with_the_list() -> None:
     with pytest.raises(ConfigError, match="'dwell' is not one of clicks, response"):
         PolicyConfig(reward={"dwell": 1.0})
@@ -149,7 +184,8 @@ def test_tuned_settings_earn_in_the_stage_what_they_earned_in_the_search(
     tiny_run: FinishedRun, home: Home, tmp_path: Path, recolam: Recolam
 ) -> None:
     space, config = tmp_path / "space.json", tmp_path / "config.json"
-    space.write_text(json.dumps({"training.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}))
+    searched = {"decoder": ["plackett_luce", "autoregressive"], "training.learning_rate": {"low": 1e-3, "high": 1e-2}}
+    space.write_text(json.dumps(searched))
     config.write_text(json.dumps({"policy": SMALL}))
     search = ["tune", "--stage", "policy", "--preset", "tiny", "--home", home.root, "--seed", 3, *parents(tiny_run)]
     done = recolam(*search, "--space", space, "--config", config, "--trials", 2)
@@ -168,6 +204,7 @@ def test_tuned_settings_earn_in_the_stage_what_they_earned_in_the_search(
 
     best = json.loads(Path(more["best_config"]).read_text())
     assert best["policy"]["training"]["learning_rate"] == more["best_values"]["training.learning_rate"]
+    assert best["policy"]["decoder"] == more["best_values"]["decoder"]
     plan = pipeline.make_plan(preset="tiny", home=str(home.root), seed=3, overrides=best)
     inputs = {name: open_artifact(tiny_run.artifact(name)) for name in ("pretrain", "world", "features")}
     settings = pipeline.stage_config(plan, "policy")

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation
 from recolam.errors import ArtifactError, DataError
 from recolam.policy.agent import SlateAgent
@@ -33,11 +35,49 @@ def test_a_batch_answers_as_one_by_one() -> None:
     assert [answer.slate for answer in together] == [answer.slate for answer in alone]
 
 
+def test_a_drawn_slate_tells_the_probability_it_was_drawn_with() -> None:
+    histories, seeds = [["item-1", "item-2"], ["item-3"], []], [7, None, 2**62]
+    answers = RECOMMENDER.recommend(histories, k=3, seeds=seeds)
+    agent = small_agent()
+    token = {item: FIRST_ITEM + row for row, item in enumerate(agent.items)}
+    for history, seed, answer in zip(histories, seeds, answers, strict=True):
+        row = torch.tensor([[token[item] for item in history] or [0]])
+        seen = Observation(row, torch.tensor([len(history)]))
+        slate_1K = torch.tensor([[token[item] for item in answer.slate]])
+        if seed is None:
+            assert answer.log_propensity == 0.0
+            assert torch.equal(slate_1K, agent.slates(seen, k=3, generator=None))
+        else:
+            assert answer.log_propensity == pytest.approx(float(agent.slate_log_prob(seen, slate_1K)), abs=1e-5)
+
+
+def test_what_is_drawn_depends_on_the_rows_own_seed_alone() -> None:
+    together = RECOMMENDER.recommend([["item-1"]] * 3, k=4, seeds=[1, 2, 1])
+    (alone,) = RECOMMENDER.recommend([["item-1"]], k=4, seeds=[2])
+    assert together[0].slate == together[2].slate
+    assert together[0].slate != together[1].slate == alone.slate
+
+
+def test_slates_are_drawn_as_often_as_they_say() -> None:
+    excluded = [item for item in RECOMMENDER.items if item not in RECOMMENDER.items[:4]]
+    answers = RECOMMENDER.recommend([[]] * 3000, k=2, exclude=[excluded] * 3000, seeds=range(3000))
+    count: dict[tuple[str, ...], int] = {}
+    chance: dict[tuple[str, ...], float] = {}
+    for answer in answers:
+        slate = tuple(answer.slate)
+        count[slate], chance[slate] = count.get(slate, 0) + 1, math.exp(answer.log_propensity)
+    assert sum(chance.values()) == pytest.approx(1.0, abs=1e-4)  # all 12 were drawn
+    statistic = sum((count[slate] - 3000 * p) ** 2 / (3000 * p) for slate, p in chance.items())
+    assert statistic < 31.3  # chi-square, 11 degrees of freedom, level .001
+
+
 def test_bad_requests_are_refused() -> None:
     with pytest.raises(DataError, match="k is 0"):
         RECOMMENDER.recommend([[]], k=0)
     with pytest.raises(DataError, match="2 histories, 1 sizes"):
         RECOMMENDER.recommend([[], []], k=[3])
+    with pytest.raises(DataError, match=r"2 histories.*1 seeds"):
+        RECOMMENDER.recommend([[], []], seeds=[3])
 
 
 def test_saved_agents_answer_the_same(tmp_path: Path) -> None:

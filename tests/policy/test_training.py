@@ -205,9 +205,11 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [1, 5])
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
-    whole, resumed = small_agent(), small_agent()
+@pytest.mark.parametrize(("stop", "is_autoregressive"), [(1, False), (5, False), (5, True)])
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, is_autoregressive: bool
+) -> None:
+    whole, resumed, broken = (small_agent(is_autoregressive=is_autoregressive) for _ in range(3))
     curves = train_policy(whole, small_world(), CONFIG, seed=0, scratch=tmp_path / "whole")
     iterate, calls = training._Trainer._iterate, 0
 
@@ -220,11 +222,11 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(training._Trainer, "_iterate", killed)
     with pytest.raises(Killed):
-        train_policy(small_agent(), small_world(), CONFIG, seed=0, scratch=tmp_path / "broken")
+        train_policy(broken, small_world(), CONFIG, seed=0, scratch=tmp_path / "broken")
     monkeypatch.setattr(training._Trainer, "_iterate", iterate)
     assert train_policy(resumed, small_world(), CONFIG, seed=0, scratch=tmp_path / "broken") == curves
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    for name, value in whole.networks().state_dict().items():
+        assert torch.equal(value, resumed.networks().state_dict()[name]), name
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_slate_has_k_different_items_none_of_them_seen_or_excluded(model: PyFu
         drawn = generator.permutation(ITEMS).tolist()
         rows.append({"history": drawn[:4], "exclude": drawn[4:7], "k": int(generator.integers(1, 6))})
     answer = model.predict(pd.DataFrame(rows))
-    assert list(answer.columns) == ["slate", "scores"]
+    assert list(answer.columns) == ["slate", "scores", "log_propensity"]
     for row, slate, scores in zip(rows, answer["slate"], answer["scores"], strict=True):
         assert len(slate) == len(set(slate)) == len(scores) == row["k"]
         assert not set(slate) & {*row["history"], *row["exclude"]}
@@ -59,6 +59,16 @@ def test_it_answers_what_the_policy_answers(model: PyFuncModel, policies: list[A
     answer = model.predict(pd.DataFrame({"history": histories, "k": [4, 4, 4]}))
     assert answer["slate"].tolist() == [item.slate for item in expected]
     assert answer["scores"].tolist() == [item.scores for item in expected]
+
+
+def test_rows_with_a_seed_are_drawn_and_carry_their_propensity(model: PyFuncModel, policies: list[Artifact]) -> None:
+    table = pd.DataFrame({"history": [["item-1"]] * 3, "k": [4] * 3, "seed": [5, 5, None]})
+    answer = model.predict(table)
+    expected = Recommender.load(policies[0].path).recommend([["item-1"]] * 3, k=4, seeds=[5, 5, None])
+    assert answer["slate"].tolist() == [item.slate for item in expected]
+    assert answer["slate"][0] == answer["slate"][1]
+    assert answer["log_propensity"].tolist() == [item.log_propensity for item in expected]
+    assert answer["log_propensity"][0] < 0.0 == answer["log_propensity"][2]
 
 
 @pytest.mark.parametrize("history", [[], ["item-1"], ["item-1", "item-2"]])
@@ -108,7 +118,7 @@ def test_records_that_lack_optional_keys(model: PyFuncModel) -> None:
 def test_the_index_is_kept_and_no_rows_give_no_rows(model: PyFuncModel) -> None:
     table = pd.DataFrame({"history": [["item-1"], ["item-2"]]}, index=["anna", "ben"])
     assert list(model.predict(table).index) == ["anna", "ben"]
-    assert list(model.predict(table.iloc[:0]).columns) == ["slate", "scores"]
+    assert list(model.predict(table.iloc[:0]).columns) == ["slate", "scores", "log_propensity"]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +134,8 @@ def test_the_index_is_kept_and_no_rows_give_no_rows(model: PyFuncModel) -> None:
         ("k", -1, "row 0, k: -1"),
         ("k", float("inf"), "row 0, k: inf"),
         ("k", True, "row 0, k: True"),
+        ("seed", -1, "row 0, seed: -1 is not a whole number of at least 0"),
+        ("seed", "today", "row 0, seed: 'today' is not a whole number"),
     ],
 )
 def test_wrong_types_are_named(model: PyFuncModel, column: str, cell: Any, message: str) -> None:
@@ -143,8 +155,8 @@ def test_a_missing_history_column_is_named(model: PyFuncModel) -> None:
 def test_signature_example_and_requirements(model: PyFuncModel, folder: Path) -> None:
     signature = model.metadata.signature
     assert signature.inputs.required_input_names() == ["history"]
-    assert signature.inputs.optional_input_names() == ["exclude", "k"]
-    assert signature.outputs.input_names() == ["slate", "scores"]
+    assert signature.inputs.optional_input_names() == ["exclude", "k", "seed"]
+    assert signature.outputs.input_names() == ["slate", "scores", "log_propensity"]
     example = pd.DataFrame(**json.loads((folder / "input_example.json").read_text()))
     assert len(model.predict(example)) == len(example) > 0
     lines = (folder / "requirements.txt").read_text().split()
