@@ -8,6 +8,7 @@ hard constraint is part of this distribution as of Plackett-Luce, which it is wh
 Shape legend: B slates, K positions, M columns of scores, R numbers of a key.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -68,19 +69,39 @@ def position_log_probs(
     Raises:
         ValueError: a row has no slate of K items that keeps the constraints.
     """
+    log_probs = []
+    for column_B, own_BM, is_open_BM in _positions(score_BM, column_BK, interplay, constraints):
+        column_B1 = column_B[:, None]
+        log_prob_B1 = own_BM.gather(1, column_B1) - own_BM.logsumexp(dim=1, keepdim=True)
+        log_probs.append(torch.where(is_open_BM.gather(1, column_B1), log_prob_B1, -torch.inf))
+    return torch.cat(log_probs, dim=1)
+
+
+def conditional_log_probs(
+    score_BM: Tensor, column_BK: Tensor, interplay: Interplay, constraints: SlateConstraints | None
+) -> Tensor:
+    """log P(column | a_1..a_{k-1}) of every column at every position, float [B, K, M], differentiable like
+    `position_log_probs`; -inf for what is not open."""
+    positions = _positions(score_BM, column_BK, interplay, constraints)
+    return torch.stack(
+        [own_BM.log_softmax(dim=1).masked_fill(~is_open_BM, -torch.inf) for _, own_BM, is_open_BM in positions], dim=1
+    )
+
+
+def _positions(
+    score_BM: Tensor, column_BK: Tensor, interplay: Interplay, constraints: SlateConstraints | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For every position of these slates the column shown there, all scores there, and which columns are open."""
     open_items = _open_items(score_BM, column_BK.shape[1], constraints)
     push_BKR = interplay.pushes(column_BK)
-    log_probs = []
     for position, column_B in enumerate(column_BK.T):
-        column_B1, is_open_BM = column_B[:, None], open_items.next()
+        is_open_BM = open_items.next()
         # closed items go first: a shift by what is not a number would follow them into the gradient
         own_BM = score_BM.masked_fill(~is_open_BM, _NOTHING)
         if position > 0:
             own_BM = own_BM + interplay.shift(push_BKR[:, position])
-        log_prob_B1 = own_BM.gather(1, column_B1) - own_BM.logsumexp(dim=1, keepdim=True)
-        log_probs.append(torch.where(is_open_BM.gather(1, column_B1), log_prob_B1, -torch.inf))
+        yield column_B, own_BM, is_open_BM
         open_items.take(column_B)
-    return torch.cat(log_probs, dim=1)
 
 
 def scores_along(score_BM: Tensor, column_BK: Tensor, interplay: Interplay) -> Tensor:

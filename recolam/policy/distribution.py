@@ -137,12 +137,35 @@ class SlateDistribution:
 
     def scores_of(self, slate_BK: Tensor) -> Tensor:
         """The scores of these slates' items at their positions, float [B, K]."""
-        column_BK = slate_BK
-        if self.candidate_BC is not None:
-            column_BK = (slate_BK[..., None] == self.candidate_BC[:, None]).long().argmax(dim=2)
+        column_BK = self.columns_of(slate_BK)
         if self.interplay is not None:
             return autoregressive.scores_along(self.score_BM, column_BK, self.interplay)
         return self.score_BM.gather(1, column_BK)
+
+    @property
+    def is_plackett_luce(self) -> bool:
+        """Whether every position is drawn from what is left of `first_scores`: no interplay, and no constraint but
+        blocked items."""
+        return self.interplay is None and (self.constraints is None or self.constraints.is_only_blocking)
+
+    def columns_of(self, slate_BK: Tensor) -> Tensor:
+        """In which columns these slates' items are, int64 [B, K]. For slates that it can show."""
+        if self.candidate_BC is None:
+            return slate_BK
+        return (slate_BK[..., None] == self.candidate_BC[:, None]).long().argmax(dim=2)
+
+    def conditional_log_probs(self, slate_BK: Tensor) -> Tensor:
+        """log P(column | a_1..a_{k-1}) at every position, float [B, K, M], differentiable; -inf for what is not open.
+
+        For slates that it can show.
+        """
+        fit, column_BK = self._of_size(slate_BK.shape[1]), self.columns_of(slate_BK)
+        rules = fit._on_columns()
+        if fit.interplay is not None:
+            return autoregressive.conditional_log_probs(fit.score_BM, column_BK, fit.interplay, rules)
+        if rules is None:
+            return plackett_luce.conditional_log_probs(fit.score_BM, column_BK)
+        return constrained.conditional_log_probs(fit.score_BM, column_BK, rules)
 
     def _of_size(self, k: int) -> "SlateDistribution":
         """The distribution of slates of k items."""

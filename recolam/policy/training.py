@@ -19,6 +19,7 @@ from recolam.policy.agent import SlateAgent
 from recolam.policy.clock import Clock
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.exposure import Exposure
+from recolam.policy.item_value_learning import ItemValueLearner
 from recolam.policy.learner import Learner
 from recolam.policy.returns import greedy, session_returns
 from recolam.policy.rewarded import RewardedSessions
@@ -28,6 +29,8 @@ from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, rest
 from recolam.sequence.distributed import Processes, process_group
 
 __all__ = ["OnValidation", "PolicyTrainingConfig", "train_policy"]
+
+_ITEM_VALUES = "item_values."
 
 OnValidation = Callable[[int, float], None]
 
@@ -43,7 +46,7 @@ def train_policy(
     on_validation: OnValidation | None = None,
     clock: Clock | None = None,
 ) -> dict[str, list[list[float]]]:
-    """Trains `agent` in place, leaves it at its best validated weights, returns the curves.
+    """Trains `agent` in place, leaves it at its best validated weights, returns the curves (`user_steps`: so far).
 
     Validation plays the greedy policy with seeds of its own, never those of the final comparison, and counts what it
     shows (`recolam.policy.exposure`); `popularity_N` holds the behaviour log's events per token id, for its drift.
@@ -87,10 +90,16 @@ class _Trainer:
         self.model = agent.model.eval()  # dropout would make the sampled and the differentiated distribution differ
         self.networks = agent.networks()
         self.optimizer = _adam(agent, config)
+        reference = copy.deepcopy(agent.model).requires_grad_(False)
+        self.item_values = None
+        if config.estimator == "pl_rank":
+            self.item_values = ItemValueLearner(
+                reference.item_table(), config.pl_rank, slate_size=environment.slate_size, gamma=config.gamma,
+                shards=config.shards, processes=processes,
+            )  # fmt: skip
         self.learner = Learner(
-            self.model, copy.deepcopy(agent.model).requires_grad_(False), self.optimizer, config,
-            temperature=agent.temperature, processes=processes, constraints=agent.constraints,
-            interaction=agent.interaction,
+            self.model, reference, self.optimizer, config, temperature=agent.temperature, processes=processes,
+            constraints=agent.constraints, interaction=agent.interaction, item_values=self.item_values,
         )  # fmt: skip
         self.popularity_N, self.clock = popularity_N, clock
         self.first_exposure_N: Tensor | None = None
@@ -133,17 +142,19 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * remaining
         with self.clock.part("learning"):
-            return self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
+            figures = self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
+        before = self.curves["user_steps"][-1][1] if self.iteration else 0
+        return {**figures, "user_steps": before + int(self.learner.states_count)}
 
     def _validate(self, on_validation: OnValidation | None) -> None:
         exposure = Exposure(tokens=self.environment.tokens)
-        act = exposure.counted(greedy(self.agent, k=self.environment.slate_size))
+        act = greedy(self.agent, k=self.environment.slate_size)
         return_J = torch.zeros(self.config.validation_seeds, dtype=torch.float64)
         with self.clock.part("validation", is_whole=True):
             for index in range(self.processes.rank, len(return_J), self.processes.size):
                 return_J[index] = session_returns(
                     self.environment, act, users=self.config.validation_users,
-                    seed=derive(self.seed, "validation", index),
+                    seed=derive(self.seed, "validation", index), exposure=exposure,
                 )  # fmt: skip
         mean = float(self.processes.total(return_J).mean())
         exposure.count_N = self.processes.total(exposure.count_N)
@@ -174,6 +185,8 @@ class _Trainer:
             return
         tensors = dict(self.networks.state_dict())
         tensors |= {f"best.{name}": value for name, value in self.best.items()} | optimizer_tensors(self.optimizer)
+        if self.item_values is not None:
+            tensors |= {_ITEM_VALUES + name: value for name, value in self.item_values.tensors().items()}
         tensors["exposure.first"] = cast(Tensor, self.first_exposure_N)
         state = {
             "iteration": self.iteration, "best_return": self.best_return, "stale": self.stale, "curves": self.curves
@@ -191,6 +204,9 @@ class _Trainer:
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.first_exposure_N = tensors["exposure.first"]
         restore_optimizer(self.optimizer, tensors)
+        if self.item_values is not None:
+            own = {k.removeprefix(_ITEM_VALUES): v for k, v in tensors.items() if k.startswith(_ITEM_VALUES)}
+            self.item_values.restore(own)
 
 
 def _adam(agent: SlateAgent, config: PolicyTrainingConfig) -> torch.optim.Adam:

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS: dict[str, dict[str, Any]] = {
     "reinforce": {},
     "ppo": {"training": {"estimator": "ppo", "patience": 9}},
+    "pl_rank": {"training": {"estimator": "pl_rank"}},
     "autoregressive": {"is_autoregressive": True},
 }
 

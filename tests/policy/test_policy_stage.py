@@ -65,7 +65,7 @@ def test_curves_arrive_in_mlflow_step_by_step(tiny_run: FinishedRun) -> None:
     (run,) = opened.search_runs([experiment_id(tiny_run.home, opened)], filter_string=query)
     curves = policy.json("curves.json")
     validated = {"validation_return", "coverage", "effective_items", "exposure_drift", "popularity"}
-    assert set(curves) == validated | {"return", "value_loss", "entropy", "kl"}
+    assert set(curves) == validated | {"return", "value_loss", "entropy", "kl", "user_steps"}
     for name, points in curves.items():
         assert [step for step, _ in points] == ([0, 2, 4] if name in validated else [1, 2, 3, 4])
         history = opened.get_metric_history(run.info.run_id, name)
@@ -93,8 +93,47 @@ def test_the_reward_is_kept_with_the_policy_and_both_returns_are_told(
     assert artifact.manifest["config"]["learnt_reward"] == "irl"
     own, composed = artifact.metrics["returns"], artifact.metrics["composed_returns"]
     assert (own, composed) == (artifact.json("returns.json"), artifact.json("composed_returns.json"))
+    contestants = {"random", "popularity", "untrained", "pretrained_greedy", "trained", "trained_sampled", "myopic"}
+    assert set(own) == contestants | {"bandit", "slateq"}
+    curves, horizon = artifact.json("curves.json"), artifact.parent("world").json("world.json")["horizon"]
+    learnt = own["trained"]["learnt_from"]
+    assert learnt == {"sessions": 2 * 8 * 2, "user_steps": curves["user_steps"][-1][1]}
+    assert own["bandit"]["learnt_from"]["sessions"] == own["slateq"]["learnt_from"]["sessions"] == 2 * 8 * 2
+    assert all(32 <= own[name]["learnt_from"]["user_steps"] <= 32 * horizon for name in ("bandit", "slateq"))
+    shown = artifact.json("exposure.json")
+    assert set(shown["policies"]) == set(own)
+    assert artifact.metrics["exposure"] == shown
+    items = len(TokenisedDataset.load(artifact.parent("features").path).items)
+    for figures in shown["policies"].values():
+        assert 0 < figures["coverage"] <= min(1, figures["showings"] / items)
+        assert 1 <= figures["effective_items"] <= items * figures["coverage"] + 1e-6
+        assert figures["log_coverage_of_as_many"] <= shown["log"]["coverage"] + 1e-9
+    assert shown["policies"]["popularity"]["coverage"] < shown["policies"]["random"]["coverage"]
     for name, row in own.items():
         assert composed[name]["per_seed"] == pytest.approx([2 * value for value in row["per_seed"]], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_rivals_can_be_left_out_and_constraints_bind_all(make_policy: Callable[[dict[str, Any]], Outcome]) -> None:
+    """One item is fixed in every slate of three: nobody can spread his showings over more than the other two thirds."""
+    done = make_policy({"rivals": False})
+    assert done.code == 0, done.err
+    plain = open_artifact(done.out.strip(), stage="policy")
+    assert {"bandit", "slateq"}.isdisjoint(plain.json("returns.json"))
+    item = TokenisedDataset.load(plain.parent("features").path).items[0]
+    done = make_policy({"constraints": {"fixed": {"1": item}, "at_most_per_group": 1}})
+    assert done.code == 0, done.err
+    bound = open_artifact(done.out.strip(), stage="policy")
+    assert set(bound.json("returns.json")) == {*plain.json("returns.json"), "bandit", "slateq"}
+    most_alike = 3 / 2 ** (2 / 3)  # exp of the entropy of (1/3, 2/3) less that of an item among the two thirds
+    items = len(TokenisedDataset.load(plain.parent("features").path).items)
+    for name, figures in bound.json("exposure.json")["policies"].items():
+        assert figures["effective_items"] <= most_alike * (items - 1) ** (2 / 3) + 1e-6, name
+
+
+def test_rivals_need_steps() -> None:
+    with pytest.raises(ConfigError, match="rival_steps is 0"):
+        PolicyConfig(rival_steps=0)
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from recolam.policy.agent import SlateAgent, named_in
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.distribution import SlateDistribution, over_candidates, over_catalogue
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
-from recolam.policy.learner import Learner, replay
+from recolam.policy.learner import Learner
+from recolam.policy.lesson import replay
 from recolam.policy.recommend import Recommender
 from recolam.policy.rollout import Rollout, play
 from recolam.policy.rules import ConstraintsConfig, NamedConstraints
