@@ -156,8 +156,9 @@ def _contestants(config: PolicyBench, environment: Sighted) -> dict[str, Callabl
 
 def _training(config: PolicyBench) -> DecoderTrainingConfig:
     return DecoderTrainingConfig(
-        steps=config.steps, users=config.users, gamma=config.gamma, validation_users=math.ceil(config.users / 2)
-    )
+        steps=config.steps, users=config.users, gamma=config.gamma, validation_users=math.ceil(config.users / 2),
+        expects_rewards=config.observation == "full",
+    )  # fmt: skip
 
 
 def _stock(config: PolicyBench, environment: Sighted, *, seed: int) -> _Ready:

@@ -99,12 +99,20 @@ class ResponseModel(nn.Module):
         """Cross entropy of clicks, plus the Poisson deviance of the rewards of slates that were clicked; a scalar."""
         is_clicked_SK = answers.is_clicked_SK.float()
         click_loss = binary_cross_entropy(self.chances(answers).clamp(1e-6, 1 - 1e-6), is_clicked_SK)
-        user_SV, shown_SKV = self._user(answers.user_SF) @ self.worth, self.item_NV[answers.slate_SK]
-        log_worth_SK = torch.einsum("sv,skv->sk", user_SV, shown_SKV)
-        worth_S = (log_worth_SK.exp() * is_clicked_SK).sum(dim=1)
+        worth_S = self._worth_of_clicks(answers)
         is_paid_S = answers.is_clicked_SK.any(dim=1)
         deviance_S = worth_S - answers.reward_S * worth_S.clamp(min=1e-6).log()
         return click_loss + deviance_S[is_paid_S].sum() / (answers.reward_S.sum() + 1.0)
+
+    @torch.no_grad()
+    def worth_of_clicks(self, answers: Answers) -> Tensor:
+        """Expected reward of each answer given what was clicked, in the world's units; float [S]."""
+        return self._worth_of_clicks(answers)
+
+    def _worth_of_clicks(self, answers: Answers) -> Tensor:
+        user_SV, shown_SKV = self._user(answers.user_SF) @ self.worth, self.item_NV[answers.slate_SK]
+        log_worth_SK = torch.einsum("sv,skv->sk", user_SV, shown_SKV)
+        return (log_worth_SK.exp() * answers.is_clicked_SK).sum(dim=1)
 
     def _user(self, user_BF: Tensor) -> Tensor:
         """u~, float [B, F + 1]."""
