@@ -19,7 +19,7 @@ from recolam.errors import ArtifactError
 from recolam.policy.decoder import Choices, Retrieval, SlateDecoder, decode
 from recolam.policy.response import ResponseModel, root_mean_square
 
-_TENSORS, _SETTINGS, _SCHEMA = "decoder.safetensors", "decoder.json", 1
+_TENSORS, _SETTINGS, _SCHEMA = "decoder.safetensors", "decoder.json", 2
 
 
 @dataclass(frozen=True)
