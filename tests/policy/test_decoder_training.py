@@ -126,7 +126,7 @@ def test_answers_of_a_segment_are_those_of_its_active_states() -> None:
 def test_expected_rewards_stand_at_the_steps_of_their_clicks() -> None:
     world = bored_world()
     config = dataclasses.replace(SMALL, expects_rewards=True)
-    trainer = decoder_training._Trainer(new_agent(world), world, config, seed=1, scratch=None)
+    trainer = decoder_training._Trainer(new_agent(world), world, config, seed=1, scratch=None, watch=None)
     with torch.no_grad():
         trainer.agent.response.worth[-1, -1] = torch.tensor(3.0).log()
     sessions = Sessions(world, users=20, seed=0)
