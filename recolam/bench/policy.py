@@ -163,8 +163,9 @@ def _contestants(config: PolicyBench, environment: Sighted) -> dict[str, Callabl
 
 def _training(config: PolicyBench) -> DecoderTrainingConfig:
     training = DecoderTrainingConfig(
-        steps=config.steps, users=config.users, gamma=config.gamma, validation_users=math.ceil(config.users / 2)
-    )
+        steps=config.steps, users=config.users, gamma=config.gamma, validation_users=math.ceil(config.users / 2),
+        expects_rewards=config.observation == "full",
+    )  # fmt: skip
     if config.observation == "full" or not config.belief:
         return training
     # an answer tells who a user is and changes him; values of what is seen confuse the two, and sampled returns do not

@@ -158,6 +158,26 @@ def log_probs(
     Returns:
         Float [B, K] both.
     """
+    log_chance_BKC = _log_chances(decoder, choices, place_BK, examination_K)
+    entropy_BK = -(log_chance_BKC.exp() * log_chance_BKC.clamp(min=-50.0)).sum(dim=2)
+    return log_chance_BKC.gather(2, place_BK[..., None])[..., 0], entropy_BK
+
+
+def divergence(
+    decoder: SlateDecoder, reference: SlateDecoder, choices: Choices, place_BK: Tensor, examination_K: Tensor
+) -> Tensor:
+    """KL(decoder || reference) of each position's choice given those before it, in nats; float [B, K].
+
+    Summed over positions, an unbiased estimate of the slates' where `decoder` sampled them (chain rule).
+    """
+    log_chance_BKC = _log_chances(decoder, choices, place_BK, examination_K)
+    with torch.no_grad():
+        reference_BKC = _log_chances(reference, choices, place_BK, examination_K)
+    return (log_chance_BKC.exp() * (log_chance_BKC - reference_BKC)).sum(dim=2)
+
+
+def _log_chances(decoder: SlateDecoder, choices: Choices, place_BK: Tensor, examination_K: Tensor) -> Tensor:
+    """Of every candidate at every position, after the slate's own prefix; float [B, K, C]."""
     slate_size, candidates = place_BK.shape[1], choices.expected_BC.shape[1]
     own_BKZ = choices.attribute_BCZ.take_along_dim(place_BK[..., None], dim=1)
     looked_BKZ = own_BKZ * (choices.expected_BC.gather(1, place_BK) * examination_K)[..., None]
@@ -166,7 +186,4 @@ def log_probs(
     taken_at_BC = torch.full((len(place_BK), candidates), slate_size, device=place_BK.device)
     taken_at_BC = taken_at_BC.scatter(1, place_BK, position_K.expand_as(place_BK))
     is_taken_BKC = taken_at_BC[:, None] < position_K[:, None]
-    logit_BKC = decoder.logits(choices, mass_BKZ, count_BKZ).masked_fill(is_taken_BKC, _TAKEN)
-    log_chance_BKC = logit_BKC.log_softmax(dim=2)
-    entropy_BK = -(log_chance_BKC.exp() * log_chance_BKC.clamp(min=-50.0)).sum(dim=2)
-    return log_chance_BKC.gather(2, place_BK[..., None])[..., 0], entropy_BK
+    return decoder.logits(choices, mass_BKZ, count_BKZ).masked_fill(is_taken_BKC, _TAKEN).log_softmax(dim=2)

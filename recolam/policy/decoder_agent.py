@@ -20,7 +20,7 @@ from recolam.policy.belief import Believing, SessionEncoder
 from recolam.policy.decoder import Choices, Retrieval, SlateDecoder, decode
 from recolam.policy.response import ResponseModel, root_mean_square
 
-_TENSORS, _SETTINGS, _SCHEMA = "decoder.safetensors", "decoder.json", 1
+_TENSORS, _SETTINGS, _SCHEMA = "decoder.safetensors", "decoder.json", 2
 _PROSPECTS = 3
 # Where the decoder starts. A belief begins with what will be clicked: what a click is worth says nothing of what it
 # does to the user, and a belief, unlike a state, does not show that at once.

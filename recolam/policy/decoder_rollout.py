@@ -28,6 +28,7 @@ class Segment:
 
     Attributes:
         choices, place_SK, log_prob_SK: what could be shown, what was, and with which probability at each position.
+        answers: those of the active states.
         reward_BH, is_active_BH: what was earned; False for steps after a session's end, which carry nothing.
         after_BZX: the facets behind the last step.
         has_left_B: True where the user ended the session.
@@ -36,6 +37,7 @@ class Segment:
     choices: Choices
     place_SK: Tensor
     log_prob_SK: Tensor
+    answers: Answers
     reward_BH: Tensor
     is_active_BH: Tensor
     after_BZX: Tensor
@@ -55,6 +57,7 @@ class Sessions:
     def play(self, agent: DecoderAgent, generator: torch.Generator, *, steps: int) -> Segment:
         """Shows `steps` sampled slates to each user, fewer where all sessions end."""
         choices, places, log_probs, rewards, actives = [], [], [], [], []
+        known = len(self.answers)
         examination_K = agent.response.examination_K
         for _ in range(steps):
             choice = agent.choices(self.sight)
@@ -71,6 +74,7 @@ class Sessions:
             choices=Choices.joined(choices),
             place_SK=torch.cat(places),
             log_prob_SK=torch.cat(log_probs),
+            answers=Answers.joined(self.answers[known:]),
             reward_BH=torch.stack(rewards, dim=1),
             is_active_BH=torch.stack(actives, dim=1),
             after_BZX=agent.choices(self.sight).facet_BZX,

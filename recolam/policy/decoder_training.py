@@ -1,11 +1,12 @@
 """Trains a `DecoderAgent` in a world within a budget of user-steps: responses by likelihood, slates by policy gradient.
 
 A round plays `users` sessions side by side to the horizon and learns after every `segment` steps, PPO's way: clipped
-likelihood ratios of every position, generalised advantages of every slate. The first steps show random slates, from
-which the response model begins. Validation plays the greedy policy on sessions of its own; its steps count towards the
-budget. An agent with a belief learns it, too: from the random slates first, then after every segment from all sessions
-so far; what it makes of those under way is then read anew. Every round draws from (seed, round) alone, so a killed run
-resumes at a round's end to the same weights.
+likelihood ratios of every position, generalised advantages of every slate. Values are learnt in units of what good
+slates earn in a discounted session, and their gradient is clipped apart from the policy's. The first steps show random
+slates, from which the response model begins. Validation plays the greedy policy on sessions of its own; its steps count
+towards the budget. An agent with a belief learns it, too: from the random slates first, then after every segment from
+all sessions so far; what it makes of those under way is then read anew. Every round draws from (seed, round) alone, so
+a killed run resumes at a round's end to the same weights.
 
 Shape legend: B sessions, H steps, K slate, N token ids, S states, Z attributes, X facets.
 """
@@ -13,19 +14,22 @@ Shape legend: B sessions, H steps, K slate, N token ids, S states, Z attributes,
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import SightedEnvironment
-from recolam.errors import ConfigError, DataError
+from recolam.errors import DataError
 from recolam.policy.belief import BeliefFit, Believing, Played
-from recolam.policy.decoder import log_probs
+from recolam.policy.decoder import divergence, log_probs
 from recolam.policy.decoder_agent import DecoderAgent
+from recolam.policy.decoder_config import DecoderTrainingConfig
 from recolam.policy.decoder_rollout import Segment, Sessions, random_slates
+from recolam.policy.exposure import Exposure
 from recolam.policy.gradient import generalised_advantages
 from recolam.policy.ppo import clipped_loss
 from recolam.policy.response import Answers, ResponseFit
@@ -34,69 +38,12 @@ from recolam.progress import Progress
 from recolam.seeding import derive, torch_generator
 from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 
+__all__ = ["DecoderTrainingConfig", "Trained", "Watch", "train_decoder"]
+
 Watch = Callable[[Answers], bool]
 """Is shown the answers of every step; True ends the training."""
 
 _COUNTERS = ("round", "learning_steps", "validation_steps", "best_return", "stale", "curves")
-
-
-@dataclass(frozen=True)
-class DecoderTrainingConfig:
-    """How to train, within `steps` user-steps, validation included.
-
-    Attributes:
-        warm_share: share of the budget that shows random slates first.
-        segment: steps of each session between two updates.
-        trace: the lambda of generalised advantages.
-        epochs, minibatch: passes over a segment's slates, and slates of a gradient step.
-        learning_rate: of the decoder, at first; falls to 0 along a line.
-        response_steps: gradient steps of the response model after each segment; ten times as many after the warm-up.
-        belief_steps: as many of response model and belief together, each over whole sessions, where the agent has one.
-        validate_every: rounds between validations on `validation_users` sessions.
-        patience: validations without a better one after which training ends.
-    """
-
-    steps: int = 100_000
-    users: int = 100
-    gamma: float = 0.95
-    warm_share: float = 0.05
-    segment: int = 10
-    trace: float = 0.95
-    clip: float = 0.2
-    epochs: int = 2
-    minibatch: int = 100
-    learning_rate: float = 0.01
-    value_weight: float = 1.0
-    entropy_weight: float = 0.003
-    gradient_clip: float = 1.0
-    response_rate: float = 0.03
-    response_steps: int = 20
-    belief_steps: int = 4
-    validate_every: int = 2
-    validation_users: int = 50
-    patience: int = 5
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "users", "segment", "epochs", "minibatch", "validate_every", "validation_users", "patience")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, below 1")
-        if not 0.0 <= self.warm_share < 1.0:
-            raise ConfigError(f"warm_share is {self.warm_share}, outside [0, 1)")
-
-    def rounds(self, horizon: int) -> int:
-        """How many rounds, with their validations, the budget pays for; ConfigError where it is not one."""
-
-        def cost(rounds: int) -> int:
-            validations = math.ceil(rounds / self.validate_every)
-            return (rounds * self.users + validations * self.validation_users) * horizon
-
-        count = self.steps // (self.users * horizon)
-        while count and cost(count) > self.steps:
-            count -= 1
-        if not count:
-            raise ConfigError(f"{self.steps} steps; one round and its validation take {cost(1)}")
-        return count
 
 
 @dataclass(frozen=True)
@@ -132,6 +79,7 @@ def train_decoder(
     Raises:
         ConfigError: a budget of less than one round.
         DataError: a figure is not finite.
+        PolicyCollapse: under a floor of `config.floors`.
         ArtifactError: a damaged checkpoint.
     """
     return _Trainer(agent, environment, config, seed=seed, scratch=scratch, watch=watch).run()
@@ -158,6 +106,10 @@ class _Trainer:
         self.agent, self.config, self.seed, self.scratch = agent, config, seed, scratch
         self.environment = agent.seen(environment)
         self.rounds = config.rounds(environment.horizon)
+        values = (agent.decoder.facet_value, agent.decoder.total_value)
+        self.value_side = [parameter for part in values for parameter in part.parameters()]
+        is_value = {id(parameter) for parameter in self.value_side}
+        self.policy_side = [each for each in agent.decoder.parameters() if id(each) not in is_value]
         self.optimizer = torch.optim.Adam(agent.decoder.parameters(), lr=config.learning_rate)
         self.fit: _Fit
         if agent.encoder is None:
@@ -168,6 +120,8 @@ class _Trainer:
         self.round, self.learning_steps, self.validation_steps = 0, 0, 0
         self.best_return, self.stale = -math.inf, 0
         self.best = copy.deepcopy(agent.state_dict())
+        self.start = copy.deepcopy(agent.decoder).requires_grad_(False)
+        self.first_exposure_N: Tensor | None = None
         self.answers: list[Any] = []  # of `Answers`, or of `Played` where a belief is learnt
         self.curves: dict[str, list[list[float]]] = {}
         self._resume()
@@ -225,18 +179,20 @@ class _Trainer:
 
     def _learn_slates(self, segment: Segment, generator: torch.Generator) -> None:
         config, decoder = self.config, self.agent.decoder
-        remaining = 1.0 - self.learning_steps / (self.rounds * config.users * self.environment.horizon)
+        done = min(self.learning_steps / (self.rounds * config.users * self.environment.horizon), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * max(remaining, 0.01)
-        steps, users = segment.reward_BH.shape[1], segment.reward_BH.shape[0]
+            group["lr"] = config.learning_rate * max(1.0 - done, 0.01)
+        users, steps = segment.reward_BH.shape
         unit = float(self.agent.response.reward_scale) * self.environment.slate_size
+        unit *= config.discounted_length(self.environment.horizon)
+        index_S = segment.is_active_BH.T.reshape(-1).nonzero()[:, 0]
         with torch.no_grad():
             value_BH = decoder.values(segment.choices.facet_BZX).view(steps, users).T
             advantage_BH = generalised_advantages(
-                segment.reward_BH / unit, value_BH, segment.is_active_BH, gamma=config.gamma, trace=config.trace,
-                after_B=decoder.values(segment.after_BZX), is_truncated_B=~segment.has_left_B,
+                self._rewards(segment, index_S) / unit, value_BH, segment.is_active_BH,
+                gamma=config.gamma, trace=config.trace, after_B=decoder.values(segment.after_BZX),
+                is_truncated_B=~segment.has_left_B,
             )  # fmt: skip
-        index_S = segment.is_active_BH.T.reshape(-1).nonzero()[:, 0]
         target_S = (advantage_BH + value_BH).T.reshape(-1)
         advantage_S = advantage_BH.T.reshape(-1)
         advantage_S = (advantage_S - advantage_S[index_S].mean()) / advantage_S[index_S].std().clamp(min=1e-6)
@@ -244,35 +200,62 @@ class _Trainer:
         for _ in range(config.epochs):
             order_S = index_S[torch.randperm(len(index_S), generator=generator)]
             for rows in order_S.split(config.minibatch):
-                value_loss, entropy = self._step(segment, rows, advantage_S[rows], target_S[rows])
-        self._note("value_loss", value_loss)
-        self._note("entropy", entropy)
+                figures = self._step(segment, rows, advantage_S[rows], target_S[rows], config.entropy_at(done))
+        for name, value in figures.items():
+            self._note(name, value)
+        config.floors.check_entropy(figures["entropy"], iteration=self.round + 1)
 
-    def _step(self, segment: Segment, row_R: Tensor, advantage_R: Tensor, target_R: Tensor) -> tuple[float, float]:
+    def _rewards(self, segment: Segment, index_S: Tensor) -> Tensor:
+        """What the steps are taken to have earned, float [B, H]."""
+        if not self.config.expects_rewards:
+            return segment.reward_BH
+        users, steps = segment.reward_BH.shape
+        expected_S = segment.reward_BH.new_zeros(steps * users)
+        expected_S[index_S] = self.agent.response.worth_of_clicks(segment.answers)
+        return expected_S.view(steps, users).T
+
+    def _step(
+        self, segment: Segment, row_R: Tensor, advantage_R: Tensor, target_R: Tensor, entropy_weight: float
+    ) -> dict[str, float]:
         config, decoder = self.config, self.agent.decoder
         choices, place_RK = segment.choices.rows(row_R), segment.place_SK[row_R]
         log_prob_RK, entropy_RK = log_probs(decoder, choices, place_RK, self.agent.response.examination_K)
         advantage_RK = advantage_R[:, None].expand_as(log_prob_RK)
         gain = clipped_loss(log_prob_RK, segment.log_prob_SK[row_R], advantage_RK, clip=config.clip)
         value_loss = (decoder.values(choices.facet_BZX) - target_R).square().mean()
-        entropy = entropy_RK.mean()
-        loss = gain / log_prob_RK.numel() + config.value_weight * value_loss - config.entropy_weight * entropy
+        figures = {"value_loss": value_loss, "entropy": entropy_RK.mean()}
+        loss = gain / log_prob_RK.numel() + config.value_weight * value_loss - entropy_weight * figures["entropy"]
+        if config.kl_weight > 0:
+            kl_RK = divergence(decoder, self.start, choices, place_RK, self.agent.response.examination_K)
+            figures["kl"] = kl_RK.mean()
+            loss = loss + config.kl_weight * figures["kl"]
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), config.gradient_clip)
+        for side in (self.value_side, self.policy_side):  # while values are far off, the policy must not stand still
+            torch.nn.utils.clip_grad_norm_(side, config.gradient_clip)
         self.optimizer.step()
-        return float(value_loss.detach()), float(entropy.detach())
+        return {name: float(value.detach()) for name, value in figures.items()}
 
     def _validate(self) -> None:
         agent, environment = self.agent, self.environment
+        exposure = Exposure(tokens=environment.tokens)
         earned = session_returns(
             environment,
             lambda sight, _: agent.slates(sight, k=environment.slate_size, generator=None),
             users=self.config.validation_users,
             seed=derive(self.seed, "validation"),
+            exposure=exposure,
         )
         self.validation_steps += self.config.validation_users * environment.horizon
-        self._note("validation_return", earned)
+        if self.first_exposure_N is None:
+            self.first_exposure_N = exposure.count_N
+        shown = exposure.figures(self.first_exposure_N, None)
+        for name, value in {"validation_return": earned, **shown}.items():
+            self._note(name, value)
+        self.config.floors.check_exposure(
+            shown["effective_items"], slate_size=environment.slate_size, items=environment.tokens - FIRST_ITEM,
+            iteration=self.round,
+        )  # fmt: skip
         self.stale += 1
         if earned > self.best_return:
             self.best_return, self.best, self.stale = earned, copy.deepcopy(agent.state_dict()), 0
@@ -283,13 +266,16 @@ class _Trainer:
         self.curves.setdefault(name, []).append([self.learning_steps + self.validation_steps, value])
 
     def _identity(self) -> dict[str, Any]:
-        return {"seed": self.seed, **vars(self.config)}
+        return {"seed": self.seed, **asdict(self.config)}
 
     def _save(self) -> None:
         if self.scratch is None:
             return
         tensors = {f"agent.{name}": value for name, value in self.agent.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        tensors |= {f"start.{name}": value for name, value in self.start.state_dict().items()}
+        if self.first_exposure_N is not None:
+            tensors["exposure.first"] = self.first_exposure_N
         tensors |= {f"answers.{name}": value for name, value in vars(self.answers[0]).items()}
         for name, optimizer in (("slates", self.optimizer), ("fit", self.fit.optimizer)):
             tensors |= {f"{name}.{key}": value for key, value in optimizer_tensors(optimizer).items()}
@@ -305,6 +291,8 @@ class _Trainer:
             setattr(self, name, state[name])
         self.agent.load_state_dict(_below(tensors, "agent."))
         self.best = _below(tensors, "best.")
+        self.start.load_state_dict(_below(tensors, "start."))
+        self.first_exposure_N = tensors.get("exposure.first")
         kind = Answers if self.agent.encoder is None else Played
         self.answers = [kind(**_below(tensors, "answers."))]
         restore_optimizer(self.optimizer, _below(tensors, "slates."))

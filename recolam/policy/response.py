@@ -3,10 +3,10 @@
     P(click | user u, item i at position k) = sigmoid(e_k) sigmoid(u~' A i~)          (position-based model)
     E[reward | user u clicks item i]        = exp(u~' C i~)
 
-with u~ = [u, 1] and i~ = [f, attributes, |f|^2, 1], so that affinities by inner product and by distance are both of
-this form; u and f are the user's numbers and the item's features, scaled to a mean square length of 1. Clicks of one
-slate are taken to be independent. A starts as the inner product of u and f where both have the same meaning,
-C at worth 1.
+with u~ = [u, |u|^2 - 1, 1] and i~ = [f, attributes, |f|^2, 1], so that affinities by inner product and by squared
+distance are both of this form; u and f are the user's numbers and the item's features, scaled to a mean square length
+of 1, so that users of one length differ in u alone. Clicks of one slate are taken to be independent. A starts as the
+inner product of u and f where both have the same meaning, C at worth 1.
 
 Shape legend: B users, K slate, N token ids, F numbers of a user, G features, Z attributes, V = G + Z + 2, S answers.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, pad
+from torch.nn.functional import binary_cross_entropy
 
 from recolam.contracts.dataset import FIRST_ITEM
 
@@ -63,7 +63,7 @@ class ResponseModel(nn.Module):
         self.register_buffer("item_NV", item_NV, persistent=False)
         self.register_buffer("user_scale", torch.tensor(1.0))
         self.register_buffer("reward_scale", torch.tensor(1.0))
-        shape = (user_size + 1, item_NV.shape[1])
+        shape = (user_size + 2, item_NV.shape[1])
         affinity = torch.zeros(shape)
         shared = min(user_size, feature_NG.shape[1])
         affinity[range(shared), range(shared)] = 1.0
@@ -104,16 +104,26 @@ class ResponseModel(nn.Module):
         """Cross entropy of clicks, plus the Poisson deviance of the rewards of slates that were clicked; a scalar."""
         is_clicked_SK = answers.is_clicked_SK.float()
         click_loss = binary_cross_entropy(self.chances(answers).clamp(1e-6, 1 - 1e-6), is_clicked_SK)
-        user_SV, shown_SKV = self._user(answers.user_SF) @ self.worth, self.item_NV[answers.slate_SK]
-        log_worth_SK = torch.einsum("sv,skv->sk", user_SV, shown_SKV)
-        worth_S = (log_worth_SK.exp() * is_clicked_SK).sum(dim=1)
+        worth_S = self._worth_of_clicks(answers)
         is_paid_S = answers.is_clicked_SK.any(dim=1)
         deviance_S = worth_S - answers.reward_S * worth_S.clamp(min=1e-6).log()
         return click_loss + deviance_S[is_paid_S].sum() / (answers.reward_S.sum() + 1.0)
 
+    @torch.no_grad()
+    def worth_of_clicks(self, answers: Answers) -> Tensor:
+        """Expected reward of each answer given what was clicked, in the world's units; float [S]."""
+        return self._worth_of_clicks(answers)
+
+    def _worth_of_clicks(self, answers: Answers) -> Tensor:
+        user_SV, shown_SKV = self._user(answers.user_SF) @ self.worth, self.item_NV[answers.slate_SK]
+        log_worth_SK = torch.einsum("sv,skv->sk", user_SV, shown_SKV)
+        return (log_worth_SK.exp() * answers.is_clicked_SK).sum(dim=1)
+
     def _user(self, user_BF: Tensor) -> Tensor:
-        """u~, float [B, F + 1]."""
-        return pad(user_BF / self.user_scale, (0, 1), value=1.0)
+        """u~, float [B, F + 2]."""
+        user_BF = user_BF / self.user_scale
+        square_B1 = user_BF.square().sum(dim=1, keepdim=True)
+        return torch.cat([user_BF, square_B1 - 1.0, torch.ones_like(square_B1)], dim=1)
 
 
 def described_items(feature_NG: Tensor, attribute_NZ: Tensor) -> Tensor:

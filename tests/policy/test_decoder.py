@@ -6,7 +6,7 @@ from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.policy import plackett_luce
-from recolam.policy.decoder import Choices, Retrieval, SlateDecoder, decode, log_probs
+from recolam.policy.decoder import Choices, Retrieval, SlateDecoder, decode, divergence, log_probs
 
 EXAMINATION = torch.tensor([1.0, 0.8, 0.5])
 
@@ -68,6 +68,20 @@ def test_entropy_of_sampled_prefixes_estimates_that_of_slates() -> None:
     place_BK, _ = decode(decoder, many, EXAMINATION, torch.Generator().manual_seed(1))
     entropy_B = log_probs(decoder, many, place_BK, EXAMINATION)[1].sum(dim=1).detach()
     assert float(entropy_B.mean()) == pytest.approx(exact, abs=4 * float(entropy_B.std()) / 20_000**0.5)
+
+
+def test_divergence_of_positions_sums_to_that_of_slates() -> None:
+    """All slates enumerated: sum_k E[KL_k] = sum P log(P / Q), and nothing to itself."""
+    decoder, choices = decoder_and_choices()
+    other, _ = decoder_and_choices(is_random=False)
+    log_prob_L, other_L = every_log_prob(decoder, choices), every_log_prob(other, choices)
+    exact = float((log_prob_L.exp() * (log_prob_L - other_L)).sum().detach())
+    repeated = Choices(*(part.expand(120, *part.shape[1:]) for part in choices))
+    apart_L = divergence(decoder, other, repeated, all_slates(), EXAMINATION).sum(dim=1)
+    assert exact > 0.1
+    assert float((log_prob_L.exp() * apart_L).sum().detach()) == pytest.approx(exact, rel=1e-4)
+    same_LK = divergence(decoder, decoder, repeated, all_slates(), EXAMINATION)
+    torch.testing.assert_close(same_LK, torch.zeros_like(same_LK))
 
 
 def test_greedy_slates_hear_what_the_slate_already_holds() -> None:

@@ -5,11 +5,15 @@ import pytest
 import torch
 
 from recolam.contracts.protocols import Observation
-from recolam.errors import ArtifactError, ConfigError
+from recolam.errors import ArtifactError, ConfigError, PolicyCollapse
 from recolam.policy import decoder_training
 from recolam.policy.decoder_agent import DecoderAgent
+from recolam.policy.decoder_rollout import Sessions
 from recolam.policy.decoder_training import DecoderTrainingConfig, train_decoder
+from recolam.policy.exposure import CollapseFloors
 from recolam.policy.returns import session_returns
+from recolam.world.named import make_environment
+from recolam.world.sight import sighted
 from tests.policy.sighted import bored_world, choc_world, new_agent
 
 SMALL = DecoderTrainingConfig(
@@ -28,10 +32,21 @@ def test_rounds_and_their_validations_fit_the_budget(steps: int, rounds: int) ->
     assert rounds * 10_000 + (rounds + 1) // 2 * 5_000 <= steps
 
 
-@pytest.mark.parametrize("values", [{"users": 0}, {"warm_share": 1.0}, {"patience": 0}])
+@pytest.mark.parametrize(
+    "values", [{"users": 0}, {"warm_share": 1.0}, {"patience": 0}, {"gamma": 1.5}, {"kl_weight": -1.0}]
+)
 def test_settings_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=str(next(iter(values.values())))):
         DecoderTrainingConfig(**values)  # type: ignore[arg-type]
+
+
+def test_schedules_by_hand() -> None:
+    config = DecoderTrainingConfig(gamma=0.5, entropy_weight=0.4, entropy_end=0.1)
+    assert config.discounted_length(3) == 1.75
+    assert dataclasses.replace(config, gamma=0.0).discounted_length(3) == 1.0
+    assert dataclasses.replace(config, gamma=1.0).discounted_length(3) == 3.0
+    assert [config.entropy_at(done) for done in (0.0, 0.5, 1.0)] == pytest.approx([0.4, 0.25, 0.1])
+    assert dataclasses.replace(config, entropy_end=None).entropy_at(1.0) == 0.4
 
 
 def test_a_budget_of_less_than_a_round_is_refused() -> None:
@@ -65,7 +80,8 @@ class _Killed(Exception):
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = bored_world()
     whole = new_agent(world)
-    curves = train_decoder(whole, world, SMALL, seed=1).curves
+    config = dataclasses.replace(SMALL, kl_weight=0.3, expects_rewards=True, entropy_end=0.0)
+    curves = train_decoder(whole, world, config, seed=1).curves
     save = decoder_training._Trainer._save
 
     def save_and_die(trainer: decoder_training._Trainer) -> None:
@@ -75,10 +91,12 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(decoder_training._Trainer, "_save", save_and_die)
     with pytest.raises(_Killed):
-        train_decoder(new_agent(world), world, SMALL, seed=1, scratch=tmp_path)
+        train_decoder(new_agent(world), world, config, seed=1, scratch=tmp_path)
     monkeypatch.setattr(decoder_training._Trainer, "_save", save)
     resumed = new_agent(world, seed=5)  # its own weights are replaced by the checkpoint's
-    again = train_decoder(resumed, world, SMALL, seed=1, scratch=tmp_path).curves
+    with torch.no_grad():
+        resumed.decoder.log_sharpness += 1.0  # and are not what training began with
+    again = train_decoder(resumed, world, config, seed=1, scratch=tmp_path).curves
     assert again == curves
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
@@ -89,6 +107,55 @@ def test_training_stops_when_validation_no_longer_rises() -> None:
     config = dataclasses.replace(SMALL, steps=4000, validate_every=1, patience=1, learning_rate=0.0, response_rate=0.0)
     trained = train_decoder(new_agent(world), world, config, seed=1)
     assert len(trained.curves["validation_return"]) == 2  # the second equals the first
+
+
+def test_answers_of_a_segment_are_those_of_its_active_states() -> None:
+    """Users leave on the way: states and answers must not slip against each other."""
+    world = sighted(
+        make_environment("interest_evolution", {"items": 20, "horizon": 12, "dynamics": {"budget": 6.0}}), is_full=True
+    )
+    agent, generator = new_agent(world), torch.Generator().manual_seed(0)
+    sessions = Sessions(world, users=30, seed=0)
+    for _ in range(3):
+        segment = sessions.play(agent, generator, steps=4)
+        is_active_S = segment.is_active_BH.T.reshape(-1)
+        assert torch.equal(segment.answers.reward_S, segment.reward_BH.T.reshape(-1)[is_active_S])
+    assert 0 < int(segment.is_active_BH.sum()) < segment.is_active_BH.numel()
+
+
+def test_expected_rewards_stand_at_the_steps_of_their_clicks() -> None:
+    world = bored_world()
+    config = dataclasses.replace(SMALL, expects_rewards=True)
+    trainer = decoder_training._Trainer(new_agent(world), world, config, seed=1, scratch=None, watch=None)
+    with torch.no_grad():
+        trainer.agent.response.worth[-1, -1] = torch.tensor(3.0).log()
+    sessions = Sessions(world, users=20, seed=0)
+    segment = sessions.play(trainer.agent, torch.Generator().manual_seed(0), steps=4)
+    index_S = segment.is_active_BH.T.reshape(-1).nonzero()[:, 0]
+    assert len(segment.reward_BH.unique()) > 1  # clicks, each worth 3 to the model above
+    torch.testing.assert_close(trainer._rewards(segment, index_S), 3.0 * segment.reward_BH)
+
+
+@pytest.mark.parametrize(
+    ("floors", "message"),
+    [
+        (CollapseFloors(entropy=99.0), "iteration 1: entropy"),
+        (CollapseFloors(effective_slates=15.0), "iteration 2: what it shows"),
+    ],
+)
+def test_a_collapse_ends_training(floors: CollapseFloors, message: str) -> None:
+    world = bored_world()
+    with pytest.raises(PolicyCollapse, match=message):
+        train_decoder(new_agent(world), world, dataclasses.replace(SMALL, floors=floors), seed=1)
+
+
+def test_divergence_from_the_start_is_held_down() -> None:
+    world = bored_world()
+    last = {}
+    for weight in (1e-6, 10.0):
+        config = dataclasses.replace(SMALL, kl_weight=weight)
+        last[weight] = train_decoder(new_agent(world), world, config, seed=1).curves["kl"][-1][1]
+    assert 0.0 < last[10.0] < last[1e-6] / 3
 
 
 def test_an_agent_is_saved_and_loaded_whole(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -79,6 +81,35 @@ def test_worth_of_clicks_stays_one_where_rewards_count_clicks() -> None:
     counted = Answers(data.user_SF, data.slate_SK, data.is_clicked_SK, data.is_clicked_SK.sum(dim=1).float())
     ResponseFit(model).steps(counted, 50, torch.Generator().manual_seed(0))
     assert float(model.worth.detach().abs().max()) < 1e-5
+
+
+def test_affinities_by_squared_distance_are_of_the_models_form() -> None:
+    """1 - |u - f|^2 = 2 u f - (|u|^2 - 1) - |f|^2, set by hand; users far out like nothing."""
+    generator = torch.Generator().manual_seed(0)
+    feature_NG, user_BF = torch.randn(FIRST_ITEM + 9, 2, generator=generator), torch.randn(7, 2, generator=generator)
+    model = ResponseModel(feature_NG, torch.zeros(len(feature_NG), 1), user_size=2, slate_size=1)
+    unit = root_mean_square(feature_NG[FIRST_ITEM:])
+    with torch.no_grad():
+        model.log_scale.zero_()
+        model.affinity.zero_()
+        model.affinity[0, 0] = model.affinity[1, 1] = 2.0 * unit
+        model.affinity[2, -1], model.affinity[-1, -2], model.affinity[-1, -1] = -1.0, -(unit**2), 0.0
+    expected_BN = torch.sigmoid(1.0 - (user_BF[:, None] - feature_NG).square().sum(dim=2))
+    torch.testing.assert_close(model.click_chance(user_BF), expected_BN)
+
+
+def test_worth_of_clicks_by_hand() -> None:
+    """One number of a user, one feature, worth exp(u f): of the clicked items alone."""
+    feature_NG = torch.ones(FIRST_ITEM + 2, 1)
+    feature_NG[-1] = -1.0  # root mean square 1
+    model = ResponseModel(feature_NG, torch.zeros(len(feature_NG), 1), user_size=1, slate_size=2)
+    with torch.no_grad():
+        model.worth[0, 0] = 1.0
+    slate_SK = torch.tensor([[FIRST_ITEM, FIRST_ITEM + 1]]).expand(3, -1)
+    is_clicked_SK = torch.tensor([[True, False], [True, True], [False, False]])
+    answers = Answers(torch.full((3, 1), 2.0), slate_SK, is_clicked_SK, torch.tensor([50.0, 1.0, 0.0]))
+    expected = torch.tensor([math.exp(2.0), math.exp(2.0) + math.exp(-2.0), 0.0])
+    torch.testing.assert_close(model.worth_of_clicks(answers), expected)
 
 
 def test_units_are_root_mean_squares() -> None:
