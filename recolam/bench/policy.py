@@ -14,6 +14,7 @@ import numpy as np
 
 from recolam.bench.heuristics import heuristics, myopic
 from recolam.bench.policy_peer import DEMO, train_stock
+from recolam.contracts.protocols import SightedEnvironment
 from recolam.errors import ConfigError
 from recolam.intervals import student_t_interval
 from recolam.policy import rivals
@@ -47,7 +48,8 @@ class PolicyBench:
     `world` is a name of `recolam.world.named` or of `SARDINE`, or `recsim_ng_demo`; `observation` is full or partial.
     A negative `gamma` stands for the world's own, of `GAMMAS`, else 0.95. Without `rivals` only ours learns. With
     `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many training steps, each of 100,000 user-steps;
-    its demo takes 100. `home` is the root whose runs/peers/ holds stock's environment.
+    its demo takes 100. `home` is the root whose runs/peers/ holds stock's environment. Under partial observation ours
+    learns a belief of `belief` numbers from the sessions, from random slates first; 0 for none.
     """
 
     world: str = "bored"
@@ -60,14 +62,19 @@ class PolicyBench:
     evaluation_users: int = 200
     peer_steps: int = 0
     home: str = ""
+    belief: int = 16
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A contestant ready to play, or one that has played elsewhere; `figures` are printed per seed."""
+    """A contestant ready to play, or one that has played elsewhere; `figures` are printed per seed.
+
+    `seen` is the environment as it sees it, where that is not as all do.
+    """
 
     act: Act | None
     figures: Mapping[str, Any]
+    seen: SightedEnvironment | None = None
 
 
 def policy(config: PolicyBench) -> dict[str, Any]:
@@ -93,7 +100,7 @@ def policy(config: PolicyBench) -> dict[str, Any]:
                 row = {"train_s": seconds, **ready.figures}
                 if ready.act is not None:
                     row["return"] = session_returns(
-                        environment,
+                        ready.seen or environment,
                         ready.act,
                         users=config.evaluation_users,
                         seed=derive(index, "bench policy sessions"),
@@ -155,9 +162,13 @@ def _contestants(config: PolicyBench, environment: Sighted) -> dict[str, Callabl
 
 
 def _training(config: PolicyBench) -> DecoderTrainingConfig:
-    return DecoderTrainingConfig(
+    training = DecoderTrainingConfig(
         steps=config.steps, users=config.users, gamma=config.gamma, validation_users=math.ceil(config.users / 2)
     )
+    if config.observation == "full" or not config.belief:
+        return training
+    # an answer tells who a user is and changes him; values of what is seen confuse the two, and sampled returns do not
+    return replace(training, segment=25, trace=1.0, epochs=4, belief_steps=10)
 
 
 def _stock(config: PolicyBench, environment: Sighted, *, seed: int) -> _Ready:
@@ -183,7 +194,8 @@ def _ours(config: PolicyBench, environment: Sighted, training: DecoderTrainingCo
         "reward": REWARDS.get(config.world, "clicks"),
     }  # fmt: skip
     sight = environment.reset(users=1, seed=seed)
-    agent = DecoderAgent.for_environment(environment, sight, settings, seed=seed)
+    belief = config.belief if config.observation == "partial" else 0
+    agent = DecoderAgent.for_environment(environment, sight, settings, seed=seed, belief=belief)
     trained = train_decoder(agent, environment, training, seed=seed)
     return _Ready(
         lambda observation, _: agent.slates(observation, k=environment.slate_size, generator=None),
@@ -192,6 +204,7 @@ def _ours(config: PolicyBench, environment: Sighted, training: DecoderTrainingCo
             "validation_steps": trained.validation_steps,
             "curves": {name: trained.curves[name] for name in ("validation_return", "reward_per_step")},
         },
+        agent.seen(environment),
     )
 
 

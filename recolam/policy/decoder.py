@@ -5,9 +5,9 @@
 r_i is the expected reward of item i and c_i the chance that it is clicked (`recolam.policy.response`), a_iz how much of
 attribute z it has, x_z the user's facets of z, e_z a learnt vector of z; mass_kz = sum of a_jz r_j w_j over the items j
 before position k (w_j: how likely their positions are looked at), count_kz = sum of a_jz / K. g is one small network
-for all attributes. It and alpha start at 0: the policy starts as a softmax of expected rewards, sharper the larger
-beta. The value of a state comes from the same facets, by a network that is symmetric in the attributes up to e_z
-(Zaheer et al. 2017, https://arxiv.org/abs/1703.06114).
+for all attributes. It starts at 0: the policy starts as a softmax of expected rewards and chances of clicks, sharper
+the larger beta and alpha. The value of a state comes from the same facets, by a network that is symmetric in the
+attributes up to e_z (Zaheer et al. 2017, https://arxiv.org/abs/1703.06114).
 
 Candidates are retrieved first: the items of largest expected reward of every main attribute. The distribution is over
 candidates, so its log-probabilities are those of what is sampled.
@@ -76,17 +76,26 @@ class SlateDecoder(nn.Module):
     """The distribution above, and the value of a state.
 
     Args:
-        sharpness: beta at the start.
+        sharpness, click: beta and alpha at the start.
     """
 
     facet_scale_X: Tensor
 
-    def __init__(self, *, attributes: int, facets: int, width: int = 32, own: int = 4, sharpness: float = 6.0) -> None:
+    def __init__(
+        self,
+        *,
+        attributes: int,
+        facets: int,
+        width: int = 32,
+        own: int = 4,
+        sharpness: float = 6.0,
+        click: float = 0.0,
+    ) -> None:
         super().__init__()
         self.register_buffer("facet_scale_X", torch.ones(facets))
         self.own_ZE = nn.Parameter(torch.zeros(attributes, own))
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))
-        self.click_weight = nn.Parameter(torch.zeros(()))
+        self.click_weight = nn.Parameter(torch.tensor(click))
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)

@@ -73,7 +73,7 @@ class Sessions:
             log_prob_SK=torch.cat(log_probs),
             reward_BH=torch.stack(rewards, dim=1),
             is_active_BH=torch.stack(actives, dim=1),
-            after_BZX=self.sight.facet_BZX,
+            after_BZX=agent.choices(self.sight).facet_BZX,
             has_left_B=self.has_left_B,
         )
 

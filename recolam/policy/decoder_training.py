@@ -3,7 +3,9 @@
 A round plays `users` sessions side by side to the horizon and learns after every `segment` steps, PPO's way: clipped
 likelihood ratios of every position, generalised advantages of every slate. The first steps show random slates, from
 which the response model begins. Validation plays the greedy policy on sessions of its own; its steps count towards the
-budget. Every round draws from (seed, round) alone, so a killed run resumes at a round's end to the same weights.
+budget. An agent with a belief learns it, too: from the random slates first, then after every segment from all sessions
+so far; what it makes of those under way is then read anew. Every round draws from (seed, round) alone, so a killed run
+resumes at a round's end to the same weights.
 
 Shape legend: B sessions, H steps, K slate, N token ids, S states, Z attributes, X facets.
 """
@@ -13,13 +15,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from recolam.contracts.protocols import SightedEnvironment
 from recolam.errors import ConfigError, DataError
+from recolam.policy.belief import BeliefFit, Believing, Played
 from recolam.policy.decoder import log_probs
 from recolam.policy.decoder_agent import DecoderAgent
 from recolam.policy.decoder_rollout import Segment, Sessions, random_slates
@@ -48,6 +51,7 @@ class DecoderTrainingConfig:
         epochs, minibatch: passes over a segment's slates, and slates of a gradient step.
         learning_rate: of the decoder, at first; falls to 0 along a line.
         response_steps: gradient steps of the response model after each segment; ten times as many after the warm-up.
+        belief_steps: as many of response model and belief together, each over whole sessions, where the agent has one.
         validate_every: rounds between validations on `validation_users` sessions.
         patience: validations without a better one after which training ends.
     """
@@ -67,6 +71,7 @@ class DecoderTrainingConfig:
     gradient_clip: float = 1.0
     response_rate: float = 0.03
     response_steps: int = 20
+    belief_steps: int = 4
     validate_every: int = 2
     validation_users: int = 50
     patience: int = 5
@@ -132,6 +137,12 @@ def train_decoder(
     return _Trainer(agent, environment, config, seed=seed, scratch=scratch, watch=watch).run()
 
 
+class _Fit(Protocol):
+    optimizer: torch.optim.Adam
+
+    def steps(self, answers: Any, count: int, generator: torch.Generator) -> float: ...
+
+
 class _Trainer:
     def __init__(
         self,
@@ -144,14 +155,20 @@ class _Trainer:
         watch: Watch | None,
     ) -> None:
         self.watch, self.is_stopped = watch or (lambda answers: False), False
-        self.agent, self.environment, self.config, self.seed, self.scratch = agent, environment, config, seed, scratch
+        self.agent, self.config, self.seed, self.scratch = agent, config, seed, scratch
+        self.environment = agent.seen(environment)
         self.rounds = config.rounds(environment.horizon)
         self.optimizer = torch.optim.Adam(agent.decoder.parameters(), lr=config.learning_rate)
-        self.fit = ResponseFit(agent.response, learning_rate=config.response_rate)
+        self.fit: _Fit
+        if agent.encoder is None:
+            self.fit = ResponseFit(agent.response, learning_rate=config.response_rate)
+        else:
+            self.fit = BeliefFit(agent.encoder, agent.response)
+        self.fit_steps = config.response_steps if agent.encoder is None else config.belief_steps
         self.round, self.learning_steps, self.validation_steps = 0, 0, 0
         self.best_return, self.stale = -math.inf, 0
         self.best = copy.deepcopy(agent.state_dict())
-        self.answers: list[Answers] = []
+        self.answers: list[Any] = []  # of `Answers`, or of `Played` where a belief is learnt
         self.curves: dict[str, list[list[float]]] = {}
         self._resume()
 
@@ -174,12 +191,13 @@ class _Trainer:
         config = self.config
         generator = torch_generator(self.seed, "round", self.round)
         sessions = Sessions(self.environment, users=config.users, seed=derive(self.seed, "learning", self.round))
-        earlier, begun, earned = self.answers, self.learning_steps, 0.0
+        begun, earned = self.learning_steps, 0.0
         warm = math.ceil(config.warm_share * config.steps / config.users) if self.round == 0 else 0
         if warm:
             sessions.play_by(random_slates(self.environment), generator, steps=min(warm, self.environment.horizon))
-            self.agent.measure(sessions.sight)
-            self._learn_answers(earlier + sessions.answers, 10 * config.response_steps, generator)
+            self.agent.measure_users(sessions.sight)
+            self._learn_answers(sessions, 10 * self.fit_steps, generator)
+            self.agent.measure_facets(sessions.sight)
         heard = 0
         while bool(sessions.is_active_B.any()):
             segment = sessions.play(self.agent, generator, steps=config.segment)
@@ -189,14 +207,21 @@ class _Trainer:
             if self.is_stopped:
                 break
             self._learn_slates(segment, generator)  # first: what was sampled is still the policy's own distribution
-            self._learn_answers(earlier + sessions.answers, config.response_steps, generator)
+            self._learn_answers(sessions, self.fit_steps, generator)
             earned += float(segment.reward_BH.sum())
         self.learning_steps = begun + sessions.played
-        self.answers = [Answers.joined(earlier + sessions.answers)]
+        self.answers = [self._known(sessions)]
         return earned / config.users
 
-    def _learn_answers(self, parts: list[Answers], steps: int, generator: torch.Generator) -> None:
-        self._note("response_loss", self.fit.steps(Answers.joined(parts), steps, generator))
+    def _known(self, sessions: Sessions) -> Answers | Played:
+        if isinstance(self.environment, Believing):
+            return Played.joined([*self.answers, self.environment.played])
+        return Answers.joined([*self.answers, *sessions.answers])
+
+    def _learn_answers(self, sessions: Sessions, steps: int, generator: torch.Generator) -> None:
+        self._note("response_loss", self.fit.steps(self._known(sessions), steps, generator))
+        if isinstance(self.environment, Believing):
+            sessions.sight = self.environment.look_again()
 
     def _learn_slates(self, segment: Segment, generator: torch.Generator) -> None:
         config, decoder = self.config, self.agent.decoder
@@ -265,7 +290,7 @@ class _Trainer:
             return
         tensors = {f"agent.{name}": value for name, value in self.agent.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        tensors |= {f"answers.{name}": value for name, value in vars(Answers.joined(self.answers)).items()}
+        tensors |= {f"answers.{name}": value for name, value in vars(self.answers[0]).items()}
         for name, optimizer in (("slates", self.optimizer), ("fit", self.fit.optimizer)):
             tensors |= {f"{name}.{key}": value for key, value in optimizer_tensors(optimizer).items()}
         state = {name: getattr(self, name) for name in _COUNTERS}
@@ -280,7 +305,8 @@ class _Trainer:
             setattr(self, name, state[name])
         self.agent.load_state_dict(_below(tensors, "agent."))
         self.best = _below(tensors, "best.")
-        self.answers = [Answers(**_below(tensors, "answers."))]
+        kind = Answers if self.agent.encoder is None else Played
+        self.answers = [kind(**_below(tensors, "answers."))]
         restore_optimizer(self.optimizer, _below(tensors, "slates."))
         restore_optimizer(self.fit.optimizer, _below(tensors, "fit."))
 

@@ -178,7 +178,7 @@ class Learner:
         if self.interaction is None and not (self.item_values is not None and is_narrowed):
             return _BLOCK
         columns = self.model.config.tokens if lesson.candidate_SC is None else lesson.candidate_SC.shape[1]
-        return max(1, _SCORES // (k * columns))
+        return max(8, _SCORES // (k * columns))  # every block projects all item embeddings anew
 
     def _surrogate(self, distribution: SlateDistribution, lesson: Lesson, rows: Tensor) -> tuple[Tensor, float, float]:
         """The loss whose gradient is the estimate, how far the policy has moved from the one that played (Schulman's

@@ -89,6 +89,11 @@ class ResponseModel(nn.Module):
         """Probability of a click on each item where it is looked at, float [B, N]."""
         return torch.sigmoid(self.log_scale.exp() * (self._user(user_BF) @ self.affinity) @ self.item_NV.T)
 
+    def measure(self, user_BF: Tensor) -> None:
+        """Takes the unit of rewards from what the best items should earn of some users."""
+        best_B = self.expected(user_BF)[:, FIRST_ITEM:].amax(dim=1)
+        self.reward_scale *= best_B.quantile(0.9).clamp(min=1e-6)
+
     def chances(self, answers: Answers) -> Tensor:
         """Probability of a click at each position of the slates that were answered, float [S, K]."""
         user_SV, shown_SKV = self._user(answers.user_SF) @ self.affinity, self.item_NV[answers.slate_SK]
@@ -141,7 +146,5 @@ class ResponseFit:
             loss.backward()
             self.optimizer.step()
             total += float(loss.detach())
-        index_R = torch.randint(len(answers), (self.batch,), generator=generator)
-        best_R = self.model.expected(answers.user_SF[index_R])[:, FIRST_ITEM:].amax(dim=1)
-        self.model.reward_scale *= best_R.quantile(0.9).clamp(min=1e-6)
+        self.model.measure(answers.user_SF[torch.randint(len(answers), (self.batch,), generator=generator)])
         return total / count
