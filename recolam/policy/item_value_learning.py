@@ -113,7 +113,7 @@ class ItemValueLearner:
             return_S = lesson.return_BH[lesson.rollout.is_active_BH].double()
             length_S = lesson.reference.state_SD.double().square().sum(dim=1)
             parts = [return_S.sum(), return_S.square().sum(), length_S.sum(), torch.ones_like(return_S).sum()]
-            rows.append(torch.stack(parts))
+            rows.append(torch.stack(parts).cpu())
         total, square, length, states = (
             self.processes.all_blocks(torch.stack(rows), count=self.shards).sum(dim=0).tolist()
         )

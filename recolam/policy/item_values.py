@@ -11,6 +11,9 @@ one item, Q is SlateQ's (`slateq`); where they pick several, the picks' effects 
 Three things it does not see: that an item shown takes picks from the others, what a slate earns by being shown and not
 by its picks, and a user's state where the history does not tell it. Labels are as wrong as these matter.
 
+Where every slate is picked from, Q(s, nothing) is never seen, and how the labels of clickable items compare with those
+of others is a guess. Choc/kale is such a world, and in the one run measured there "pl_rank" learnt next to nothing.
+
 Shape legend: S states, K positions, N token ids, C candidates, M columns (N, or C), D width, V = D + 1, B sessions, H
 steps.
 """

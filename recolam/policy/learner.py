@@ -172,8 +172,10 @@ class Learner:
         return [float(value_loss.detach()), *sums.tolist()]
 
     def _block(self, lesson: Lesson, k: int) -> int:
-        """How many states are worked on together: autoregressive slates have other scores at every position."""
-        if self.interaction is None:
+        """How many states are worked on together: autoregressive slates have other scores at every position, and labels
+        under constraints read the probabilities of all columns at every position."""
+        is_narrowed = self.constraints is not None and not self.constraints.is_only_blocking
+        if self.interaction is None and not (self.item_values is not None and is_narrowed):
             return _BLOCK
         columns = self.model.config.tokens if lesson.candidate_SC is None else lesson.candidate_SC.shape[1]
         return max(8, _SCORES // (k * columns))  # every block projects all item embeddings anew
@@ -181,10 +183,10 @@ class Learner:
     def _surrogate(self, distribution: SlateDistribution, lesson: Lesson, rows: Tensor) -> tuple[Tensor, float, float]:
         """The loss whose gradient is the estimate, how far the policy has moved from the one that played (Schulman's
         nonnegative estimate of the divergence), and how many slates are clipped; sums over the rows."""
-        log_prob_RK = distribution.position_log_probs(lesson.slate_SK[rows])
-        weight_RK = lesson.weight_SK[rows]
         if self.item_values is not None:
             return self._labelled(self.item_values, distribution, lesson, rows), 0.0, 0.0
+        log_prob_RK = distribution.position_log_probs(lesson.slate_SK[rows])
+        weight_RK = lesson.weight_SK[rows]
         if self.config.estimator != "ppo":
             return policy_gradient_loss(log_prob_RK, weight_RK), 0.0, 0.0
         log_prob_R, old_R, clip = log_prob_RK.sum(dim=1), lesson.old_log_prob_S[rows], self.config.ppo.clip

@@ -174,3 +174,11 @@ def test_training_beats_the_untrained_policy(tmp_path: Path) -> None:
     )
     assert table["trained"]["ci95"][0] > table["untrained"]["ci95"][1]
     assert table["trained"]["ci95"][0] > table["random"]["ci95"][1]
+
+
+def test_autoregressive_slates_learn_by_labels_too(tmp_path: Path) -> None:
+    agent = small_agent(is_autoregressive=True)
+    assert agent.interaction is not None
+    before = copy.deepcopy(agent.interaction.state_dict())
+    train_policy(agent, small_world(), dataclasses.replace(CONFIG, iterations=4), seed=0, scratch=tmp_path)
+    assert any(not torch.equal(before[name], value) for name, value in agent.interaction.state_dict().items())
