@@ -96,15 +96,19 @@ class ResponseModel(nn.Module):
         return torch.sigmoid(logit_SK) * torch.sigmoid(self.seen_K)
 
     def loss(self, answers: Answers) -> Tensor:
-        """Cross entropy of clicks, plus the Poisson deviance of the rewards of slates that were clicked; a scalar."""
+        """Cross entropy of clicks, plus the Poisson deviance of the rewards of slates that were clicked; a scalar.
+
+        Rewards below 0, which composed ones may be, count as 0.
+        """
+        reward_S = answers.reward_S.clamp(min=0.0)
         is_clicked_SK = answers.is_clicked_SK.float()
         click_loss = binary_cross_entropy(self.chances(answers).clamp(1e-6, 1 - 1e-6), is_clicked_SK)
         user_SV, shown_SKV = self._user(answers.user_SF) @ self.worth, self.item_NV[answers.slate_SK]
         log_worth_SK = torch.einsum("sv,skv->sk", user_SV, shown_SKV)
         worth_S = (log_worth_SK.exp() * is_clicked_SK).sum(dim=1)
         is_paid_S = answers.is_clicked_SK.any(dim=1)
-        deviance_S = worth_S - answers.reward_S * worth_S.clamp(min=1e-6).log()
-        return click_loss + deviance_S[is_paid_S].sum() / (answers.reward_S.sum() + 1.0)
+        deviance_S = worth_S - reward_S * worth_S.clamp(min=1e-6).log()
+        return click_loss + deviance_S[is_paid_S].sum() / (reward_S.sum() + 1.0)
 
     def _user(self, user_BF: Tensor) -> Tensor:
         """u~, float [B, F + 1]."""
