@@ -42,8 +42,8 @@ def reach_sentence(check: Mapping[str, float] | None) -> str:
     if check is None:
         return ""
     told = (
-        f"In simulated sessions it shows {percent(check['coverage'])} of the catalogue; as many showings drawn like "
-        f"the log's would cover {percent(check['log_coverage_of_as_many'])}"
+        f"In simulated sessions it shows {percent(check['coverage'])} of the catalogue; as many showings of "
+        f"the log would cover {percent(check['log_coverage_of_as_many'])}"
     )
     return f"{told}, more than twice as much." if check["share"] < _NARROW else f"{told}."
 

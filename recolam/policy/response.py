@@ -101,13 +101,17 @@ class ResponseModel(nn.Module):
         return torch.sigmoid(logit_SK) * torch.sigmoid(self.seen_K)
 
     def loss(self, answers: Answers) -> Tensor:
-        """Cross entropy of clicks, plus the Poisson deviance of the rewards of slates that were clicked; a scalar."""
+        """Cross entropy of clicks, plus the Poisson deviance of the rewards of slates that were clicked; a scalar.
+
+        Rewards below 0, which composed ones may be, count as 0.
+        """
+        reward_S = answers.reward_S.clamp(min=0.0)
         is_clicked_SK = answers.is_clicked_SK.float()
         click_loss = binary_cross_entropy(self.chances(answers).clamp(1e-6, 1 - 1e-6), is_clicked_SK)
         worth_S = self._worth_of_clicks(answers)
         is_paid_S = answers.is_clicked_SK.any(dim=1)
-        deviance_S = worth_S - answers.reward_S * worth_S.clamp(min=1e-6).log()
-        return click_loss + deviance_S[is_paid_S].sum() / (answers.reward_S.sum() + 1.0)
+        deviance_S = worth_S - reward_S * worth_S.clamp(min=1e-6).log()
+        return click_loss + deviance_S[is_paid_S].sum() / (reward_S.sum() + 1.0)
 
     @torch.no_grad()
     def worth_of_clicks(self, answers: Answers) -> Tensor:

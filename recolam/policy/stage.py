@@ -69,7 +69,7 @@ class PolicyConfig:
     candidates: int = 0
     decoder: Decoder = "plackett_luce"
     rivals: bool = True
-    rival_steps: int = 100_000
+    rival_steps: int = 80_000
     closed_loop: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
 
     def __post_init__(self) -> None:

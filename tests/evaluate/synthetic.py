@@ -47,7 +47,7 @@ def a_report() -> dict[str, Any]:
             "61% of the catalogue instead of 48%.",
             "logs_say": "The logged slates agree that it beats the policy that wrote the logs (0.412 per slate, 95% "
             "interval 0.380 to 0.450; logged 0.310).",
-            "reach": "In simulated sessions it shows 45.2% of the catalogue; as many showings drawn like the log's "
+            "reach": "In simulated sessions it shows 45.2% of the catalogue; as many showings of the log "
             "would cover 97.1%, more than twice as much.",
         },
         "gate": {},

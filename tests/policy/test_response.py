@@ -115,3 +115,14 @@ def test_worth_of_clicks_by_hand() -> None:
 def test_units_are_root_mean_squares() -> None:
     assert float(root_mean_square(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))) == pytest.approx(5.0)
     assert float(root_mean_square(torch.zeros(4, 2))) == 1.0
+
+
+def test_rewards_below_0_count_as_0() -> None:
+    torch.manual_seed(0)
+    feature_NG = torch.rand(FIRST_ITEM + 4, 2)
+    model = ResponseModel(feature_NG, feature_NG, user_size=2, slate_size=2)
+    slate_SK, is_clicked_SK = torch.tensor([[3, 4], [5, 6]]), torch.tensor([[True, False], [True, True]])
+    user_SF, loss = torch.rand(2, 2), {}
+    for name, reward in (("mixed", [-9.0, 2.0]), ("clamped", [0.0, 2.0]), ("paid", [9.0, 2.0])):
+        loss[name] = float(model.loss(Answers(user_SF, slate_SK, is_clicked_SK, torch.tensor(reward))).detach())
+    assert loss["mixed"] == loss["clamped"] != loss["paid"]
