@@ -32,7 +32,7 @@ from recolam.policy.slateq_agent import SlateQConfig
 from recolam.progress import Progress, say
 from recolam.seeding import derive
 from recolam.world.environment import SimulatedUsers
-from recolam.world.interest_evolution import InterestEvolutionUsers
+from recolam.world.interest_evolution import Corpus, InterestEvolutionUsers
 from recolam.world.named import make_environment
 from recolam.world.sight import Sighted, sighted
 
@@ -191,7 +191,8 @@ def _contestants(config: PolicyBench, environment: Sighted, index: int) -> dict[
             ),
         }
     if config.peer_steps:
-        makers["recsim-ng, trained"] = lambda seed: _stock(config, environment, seed=seed)
+        corpus = _stock_corpus(config, environment)
+        makers["recsim-ng, trained"] = lambda seed: _stock(config, environment, corpus, seed=seed)
     makers |= {"random": ready(random_slates(environment)), "myopic, true state": ready(myopic(environment))}
     return makers | {f"privileged {name}": ready(act) for name, act in heuristics(environment).items()}
 
@@ -217,12 +218,16 @@ def _training(config: PolicyBench) -> DecoderTrainingConfig:
     )
 
 
-def _stock(config: PolicyBench, environment: Sighted, *, seed: int) -> _Ready:
+def _stock_corpus(config: PolicyBench, environment: Sighted) -> Corpus:
     world = environment.environment
     if not (isinstance(world, SimulatedUsers) and isinstance(world.users, InterestEvolutionUsers)):
         raise ConfigError(f"peer_steps: stock RecSim NG has no world {config.world!r}; it has recsim_ng_demo")
+    return world.users.corpus
+
+
+def _stock(config: PolicyBench, environment: Sighted, corpus: Corpus, *, seed: int) -> _Ready:
     found = train_stock(
-        world.users.corpus,
+        corpus,
         slate=environment.slate_size,
         horizon=environment.horizon,
         training_steps=config.peer_steps,

@@ -29,12 +29,11 @@ from recolam.policy.slateq import long_term_labels
 class SlateQConfig:
     """Steps of gradient between two segments of play, and how they are taken."""
 
-    net: str = "tower"
     gamma: float = 0.9
     width: int = 64
     learning_rate: float = 1e-3
     batch: int = 256
-    gradient_steps: int = 20
+    gradient_steps: int = 60
     target_every: int = 100
 
 
@@ -94,6 +93,26 @@ class Replay:
         return Transitions.of(column[: self._count] for column in self._columns)
 
 
+class ItemValues(nn.Module):
+    """Q(s, nothing), and Q(s, i) = Q(s, nothing) + w(s)' i~, with w and Q(s, nothing) from one network of the state.
+
+    What an item adds is learnt apart from what the state is worth, which is larger by far where gamma is near 1 (Wang
+    et al. 2016, https://arxiv.org/abs/1511.06581), and the network runs once a state, not once an item.
+    """
+
+    def __init__(self, state_size: int, item_size: int, *, width: int) -> None:
+        super().__init__()
+        self.state = nn.Sequential(nn.Linear(state_size, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.nothing = nn.Linear(width, 1)
+        self.gain = nn.Linear(width, item_size)
+
+    def forward(self, state_BP: Tensor, item_BJV: Tensor) -> tuple[Tensor, Tensor]:
+        """Q(s, i) float [B, J], Q(s, nothing) float [B]."""
+        state_BD = self.state(state_BP)
+        nothing_B, weight_BV = self.nothing(state_BD)[:, 0], self.gain(state_BD)
+        return nothing_B[:, None] + (item_BJV @ weight_BV[..., None])[..., 0], nothing_B
+
+
 class SlateQAgent(nn.Module):
     """A `SlatePolicy` over `Sight`s.
 
@@ -108,7 +127,7 @@ class SlateQAgent(nn.Module):
         super().__init__()
         self.response, self.config, self.slate_size = response, config, slate_size
         self.retrieval = Retrieval.of(attribute_NZ, slate_size=slate_size)
-        self.values = ItemValues(state_size, response.item_NV.shape[1], width=config.width, net=config.net)
+        self.values = ItemValues(state_size, response.item_NV.shape[1], width=config.width)
         self.target = copy.deepcopy(self.values).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.values.parameters(), lr=config.learning_rate)
         self._updates = 0
@@ -152,41 +171,15 @@ class SlateQAgent(nn.Module):
         best_BK = label_BC.topk(self.slate_size, dim=1).values
         return self.slate_size * nothing_B + (best_BK * self.response.examination_K).sum(dim=1)
 
-    def _labels(self, values: "ItemValues", state_BP: Tensor, user_BF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _labels(self, values: ItemValues, state_BP: Tensor, user_BF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         candidate_BC = self.retrieval.candidates(self.response.expected(user_BF))
         click_BC = self.response.click_chance(user_BF).gather(1, candidate_BC)
         value_BC, nothing_B = self._values(values, state_BP, candidate_BC)
         return candidate_BC, long_term_labels(click_BC, value_BC, nothing_B), nothing_B
 
-    def _values(self, values: "ItemValues", state_BP: Tensor, item_BJ: Tensor) -> tuple[Tensor, Tensor]:
-        value_BJ, nothing_B = values(state_BP, self.response.item_NV[item_BJ])
-        return value_BJ, nothing_B
-
-
-class ItemValues(nn.Module):
-    """Q(s, nothing), and Q(s, i) = Q(s, nothing) + w(s)' i~ with w and Q(s, nothing) from one network."""
-
-    def __init__(self, state_size: int, item_size: int, *, width: int, net: str) -> None:
-        super().__init__()
-        self.net = net
-        if net == "pair":
-            self.state = nn.Linear(state_size, width)
-            self.item = nn.Linear(item_size, width)
-            self.pair = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-            self.pick = nn.Linear(width, 1)
-            self.nothing = nn.Sequential(nn.ReLU(), nn.Linear(width, 1))
-        else:
-            self.state = nn.Sequential(nn.Linear(state_size, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-            self.nothing = nn.Linear(width, 1)
-            self.gain = nn.Linear(width, item_size)
-
-    def forward(self, state_BP: Tensor, item_BJV: Tensor) -> tuple[Tensor, Tensor]:
-        state_BD = self.state(state_BP)
-        if self.net == "pair":
-            hidden = self.pair(state_BD[:, None] + self.item(item_BJV))
-            return self.pick(hidden)[..., 0], self.nothing(state_BD)[:, 0]
-        nothing_B = self.nothing(state_BD)[:, 0]
-        return nothing_B[:, None] + (item_BJV @ self.gain(state_BD)[..., None])[..., 0], nothing_B
+    def _values(self, values: ItemValues, state_BP: Tensor, item_BJ: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = values(state_BP, self.response.item_NV[item_BJ])
+        return found
 
 
 def state_of(sight: Sight) -> Tensor:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -56,9 +58,11 @@ def test_any_number_of_jobs_finds_the_same(found: dict[str, dict[str, dict[str, 
     assert side_by_side["curves"] == found["curves"]
 
 
-def test_a_contestant_that_fails_in_a_process_fails_the_bench_with_its_message() -> None:
-    with pytest.raises(ConfigError, match="no world 'choc_kale'"):
-        bench.run("policy", SMALL | {"jobs": "2", "rivals": "false", "peer_steps": "1"})
+def test_a_contestant_that_fails_in_a_process_fails_the_bench_with_its_message(tmp_path: Path) -> None:
+    """Stock's environment is looked for where it plays."""
+    options = {"world": "recsim_ng_demo", "steps": "300", "users": "2", "rivals": "false", "peer_steps": "1"}
+    with pytest.raises(ConfigError, match=str(tmp_path)):
+        bench.run("policy", SMALL | options | {"jobs": "2", "home": str(tmp_path)})
 
 
 @pytest.mark.slow
