@@ -12,13 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from recolam import pipeline, presets
-from recolam.contracts.artifact import Artifact, open_artifact
-from recolam.contracts.config import read_settings
+from recolam.contracts.artifact import open_artifact
 from recolam.contracts.home import Home
 from recolam.errors import ConfigError, DataError, RecolamError
 from recolam.memory import keep_freed_memory
+from recolam.options import (
+    ConfigOption,
+    DataOption,
+    FormatOption,
+    HomeOption,
+    InputsOption,
+    Preset,
+    PresetOption,
+    SeedOption,
+    StageConfigOption,
+    ids,
+    open_inputs,
+    read_config,
+)
 from recolam.threads import wait_passively
 
 app = typer.Typer(
@@ -28,25 +42,13 @@ app = typer.Typer(
     help="**recolam**: from interaction logs to a registered slate policy. Start with `recolam run`, which takes its "
     "own demo world when you name no data. Exit codes: 0 done, 1 failure, 2 wrong input, 3 damaged artifact.",
 )
-Preset = StrEnum("Preset", list(presets.NAMES))  # type: ignore[misc]  # the names live in one place
 TunedStage = StrEnum("TunedStage", ["pretrain", "policy"])
-
-HomeOption = Annotated[
-    str | None, typer.Option("--home", help="Root of feature_store/, mlruns/ and runs/; default: this repository.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="Decides every random draw.")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", help='JSON file of settings over the preset, by stage: {"pretrain": {"width": 64}}.'),
-]
-DataOption = Annotated[str, typer.Option("--data", help="'demo', or the path of a log: zip, folder or file.")]
-PresetOption = Annotated[Preset, typer.Option("--preset", help="How much work: tiny, quick, standard or full.")]
 
 
 @app.command()
 def run(
     data: DataOption = "demo",
-    format: Annotated[str, typer.Option(help="The log's format; 'auto' looks.")] = "auto",
+    format: FormatOption = "auto",
     preset: PresetOption = Preset["quick"],
     home: HomeOption = None,
     seed: SeedOption = 0,
@@ -57,14 +59,8 @@ def run(
     Example: `recolam run --data ml-1m.zip --preset quick`. Your own CSV needs a mapping of its columns:
     `--config` with `{"ingest": {"mapping": {"user": "uid", "item": "sku", "time": "ts"}}}`.
     """
-    plan = pipeline.make_plan(data, format, preset.value, home, seed, _read_config(config))
+    plan = pipeline.make_plan(data, format, preset.value, home, seed, read_config(config))
     print(pipeline.run_all(plan))
-
-
-InputsOption = Annotated[
-    list[str] | None, typer.Option("--input", "-i", help="NAME=PATH of a parent artifact; repeat for each.")
-]
-StageConfigOption = Annotated[Path | None, typer.Option("--config", help="JSON file of this stage's settings.")]
 
 
 def _stage_runner(stage: str) -> Callable[..., None]:
@@ -79,9 +75,9 @@ def _stage_runner(stage: str) -> Callable[..., None]:
         data: DataOption = "demo",
         format: Annotated[str, typer.Option(help="The log's format (ingest only).")] = "auto",
     ) -> None:
-        overrides = {stage: _read_config(config)} if config is not None else {}
+        overrides = {stage: read_config(config)} if config is not None else {}
         plan = pipeline.make_plan(data, format, preset.value, home, seed, overrides)
-        parents = _open_inputs(stage, inputs or [])
+        parents = open_inputs(stage, inputs or [])
         if stage == "ingest" and plan.is_demo and "demo" not in parents:
             settings = pipeline.stage_config(plan, "demo")
             parents["demo"], _ = pipeline.execute("demo", settings, {}, home=plan.home, seed=seed)
@@ -118,7 +114,7 @@ def _world(
         return _stage_runner("world")(inputs, preset, home, seed, config, data, format)
     from recolam.show import show_session  # torch takes seconds to import
 
-    print(show_session(show, seed=seed, overrides=_read_config(config), **asked))
+    print(show_session(show, seed=seed, overrides=read_config(config), **asked))
 
 
 def _stage_command(stage: str, text: str, command: Callable[..., None] | None = None) -> None:
@@ -153,7 +149,7 @@ def recommend(
 
     from recolam.register.registry import load_model
 
-    query = {"history": [_ids(history)], "exclude": [_ids(exclude)], "k": [k]}
+    query = {"history": [ids(history)], "exclude": [ids(exclude)], "k": [k]}
     answer: Any = load_model(Home.at(home), model).predict(pd.DataFrame(query))
     if problem := answer.get("problem", [""])[0]:
         raise DataError(f"no slate keeps the policy's constraints: {problem}")
@@ -165,58 +161,26 @@ def recommend(
             print(f"{place:3d}  {item}  {score:.4f}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class _BenchCommand(TyperCommand):
+    """Its help asks the benchmarks themselves, whose torch takes seconds to import."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from recolam import bench as benches
+
+        self.help = f"{self.help}\n\n{benches.overview()}"
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=_BenchCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="One of the names below.")],
+    name: Annotated[str, typer.Argument(help="One of the names above.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line (it is always one).")] = False,
 ) -> None:
-    """Measure: one JSON line on stdout. Options by benchmark, each with a value:
-
-    **pretrain** (speed of training): --data --max-len --dim --blocks --batch-size --epochs --repeats, --peers true or
-    false (RecTools and RePlay beside it), --device --precision --home.
-
-    **simulate** (speed of simulated users): --users --items --topics --slate --steps --runs --story, --peers true or
-    false (stock RecSim NG beside it, at three sizes), --repeats --home.
-
-    **parity** (are the simulated worlds stock RecSim NG's? Exit code 1 where it is not): --users --documents --topics
-    --slate --seeds --replayed --home.
-
-    **quality** (test NDCG@10 and HR@10 over training seeds, beside popularity and item-kNN): --data, --protocol loo or
-    temporal, --ties hash, file or item (the last two leak an order: only to show what that is worth), --seeds N,
-    --preset two-cores or sparse, --config FILE of settings over it, --workers trainings side by side,
-    --temporal true or false (with loo: for the temporal split too), --home DIR of results: a killed command goes on.
-
-    **objectives** (next item, masked item, or their sum): --data A,B,C and, as above, --protocol --ties --seeds
-    --preset --config --workers --home.
-
-    **grow** (what old items lose as the catalogue grows by a fifth, the model not): --data --seeds --preset --config.
-
-    **boredom** (speed of boredom users beside sardine-rec): --users --their-users --steps --repeats.
-
-    **policy** (returns of the slate decoder and of what it must beat, within a budget of user-steps):
-    --world --steps --seeds --gamma --observation full|partial --rivals true|false --users --evaluation-users
-    --peer-steps --home.
-
-    **shift** (user-steps until the decoder is back after preferences shift, by how it learns on): --world --steps
-    --steps-after --seeds --gamma --users --evaluation-users --share.
-
-    **rollout** (speed of a policy's steps, keeping keys and values against reading whole histories again): --users
-    --items --slate --steps --width --blocks --repeats --device.
-
-    **inverse-rl** (how much of a planted reward comes back from choices, and what policies earn that follow it):
-    --seeds --rows --iterations, --policies true or false (train policies on it, too).
-
-    **closed-loop** (what a policy that learnt in fitted users earns with the demo's true ones, and whether the fitted
-    ones rank policies alike): --seeds N worlds from --seed on, --preset, --iterations of every training, --users and
-    --evaluations to score, --penalty and --bonus of the cautious training, --home to keep the stages' artifacts.
-
-    **gradients** (bias, variance and cost of the slate gradient estimators): --items --slate --slates --seed,
-    --out FILE.md, FILE.html or FILE.json for the tables.
-    """
+    """Measure: one JSON line on stdout. Options by benchmark, each with a value, here with their defaults:"""
     from recolam import bench as benches  # torch takes seconds to import
 
-    answer = benches.run(name, _options(context.args))
+    answer = benches.run(name, benches.options.pairs(context.args))
     print(json.dumps(answer, sort_keys=False))
     if not answer.get("is_same", True):
         raise typer.Exit(1)
@@ -225,7 +189,7 @@ def bench(
 @app.command()
 def tune(
     data: DataOption = "demo",
-    format: Annotated[str, typer.Option(help="The log's format; 'auto' looks.")] = "auto",
+    format: FormatOption = "auto",
     stage: Annotated[TunedStage, typer.Option(help="Whose settings; policy needs --input.")] = TunedStage.pretrain,
     preset: Annotated[
         str | None,
@@ -254,10 +218,10 @@ def tune(
     from recolam.tune.command import tune as search  # torch and optuna take seconds to import
 
     settings = {
-        "data": data, "name": name, "overrides": _read_config(config), "preset": preset, "format": format,
-        "protocol": protocol, "space": space and _read_config(space), "space_name": space and str(space),
+        "data": data, "name": name, "overrides": read_config(config), "preset": preset, "format": format,
+        "protocol": protocol, "space": space and read_config(space), "space_name": space and str(space),
     }  # fmt: skip
-    parents = _open_inputs("policy", inputs or []) if stage == TunedStage.policy else {}
+    parents = open_inputs("policy", inputs or []) if stage == TunedStage.policy else {}
     limits = {"trials": trials, "minutes": timeout, "seed": seed}
     print(json.dumps(search(stage.value, settings, limits, parents, home=home)))
 
@@ -307,44 +271,3 @@ def main() -> None:
             error.show()
             raise SystemExit(error.exit_code) from error
         raise
-
-
-def _read_config(path: Path | None) -> dict[str, Any]:
-    return {} if path is None else read_settings(path)
-
-
-def _open_inputs(stage: str, inputs: list[str]) -> dict[str, Artifact]:
-    """The parents named as NAME=PATH.
-
-    Raises:
-        ConfigError: an input is missing, repeated or unknown to the stage.
-        ArtifactError: an input is damaged, or another stage's.
-    """
-    spec = pipeline.STAGES[stage]
-    parents: dict[str, Artifact] = {}
-    for text in inputs:
-        name, separator, path = text.partition("=")
-        known = name in spec.inputs + spec.optional or name.startswith("transfer_")
-        if not separator or not known or name in parents:
-            raise ConfigError(f"--input {text!r}: {stage} reads {', '.join(spec.inputs + spec.optional) or 'nothing'}")
-        made_by = {"champion": "policy"}.get(name, "transfer" if name.startswith("transfer_") else name)
-        parents[name] = open_artifact(path, stage=made_by)
-    missing = [name for name in spec.inputs if name not in parents]
-    if missing:
-        raise ConfigError(f"{stage} needs --input {missing[0]}=PATH")
-    return parents
-
-
-def _ids(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _options(arguments: list[str]) -> dict[str, str]:
-    """`--some-name value` pairs as {"some_name": "value"}."""
-    if len(arguments) % 2:
-        raise ConfigError(f"option {arguments[-1]!r} has no value")
-    pairs = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    for name in pairs:
-        if not name.startswith("--"):
-            raise ConfigError(f"{name!r} is not an option")
-    return {name[2:].replace("-", "_"): value for name, value in pairs.items()}

@@ -28,7 +28,7 @@ ROWS = [
     ["pretrain", "world", "policy", "transfer", "evaluate", "register"],
     ["pipeline"],
     ["tune", "show"],
-    ["bench"],
+    ["bench", "options"],
     ["cli", "dags"],
     ["__main__"],
 ]

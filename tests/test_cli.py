@@ -116,6 +116,16 @@ def test_bench_simulate_prints_one_json_line(recolam: Recolam) -> None:
     assert sizes.items() <= answer.items()
 
 
+def test_help_of_bench_tells_every_benchmark_its_options_and_their_defaults(recolam: Recolam) -> None:
+    words = " ".join(recolam("bench", "--help").out.split())
+    told = re.split(r" ([a-z-]+): (?=[A-Z])", words)
+    benches = dict(zip(told[1::2], told[2::2], strict=True))
+    assert {"pretrain", "simulate", "policy", "shift", "rollout", "inverse-rl", "closed-loop"} <= set(benches)
+    assert "--seeds 5, --gamma -1.0, --observation full, --rivals true" in benches["policy"]
+    assert "--protocol loo|temporal" in benches["quality"]
+    assert "--config, --workers 1" in benches["quality"]
+
+
 @pytest.mark.slow
 def test_bench_pretrain_prints_speed_and_accuracy(recolam: Recolam) -> None:
     sizes = ["--max-len", "16", "--dim", "16", "--blocks", "1", "--batch-size", "64", "--epochs", "1"]

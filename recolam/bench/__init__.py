@@ -1,11 +1,13 @@
 """Benchmarks: each measures one thing and returns one JSON-able object with the machine's thread count beside it."""
 
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from recolam.bench import options
 from recolam.bench.boredom import BoredomBench, boredom
 from recolam.bench.closed_loop import ClosedLoopBench, closed_loop_bench
 from recolam.bench.gradients import GradientsBench, gradients
@@ -37,11 +39,10 @@ _BENCHES: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "policy": (PolicyBench, policy),
     "shift": (ShiftBench, shift),
 }
-NAMES = tuple(_BENCHES)
 
 
-def run(name: str, options: Mapping[str, str]) -> dict[str, Any]:
-    """Runs the benchmark `name`.
+def run(name: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Runs the benchmark `name`; `given` are its options as text.
 
     Raises:
         ConfigError: an unknown benchmark or option, or a value of another type than the option's.
@@ -49,28 +50,17 @@ def run(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     if name not in _BENCHES:
         raise ConfigError(f"bench {name!r} is not one of {', '.join(_BENCHES)}")
     config, function = _BENCHES[name]
-    kinds = {field.name: type(field.default) for field in fields(config)}
-    values = {key: _value(key, text, kinds.get(key, str)) for key, text in options.items()}
-    settings = from_mapping(config, values, where=f"bench {name}")
+    settings = from_mapping(config, options.values(config, given), where=f"bench {name}")
     return {"bench": name, "threads": torch.get_num_threads(), **asdict(settings), **function(settings)}
 
 
-def _value(key: str, text: str, kind: type) -> Any:
-    """`text` as the option's type; numbers are counts, so at least 1, but for the seed."""
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ConfigError(f"bench option {key}: {text!r} is not true or false")
-        return text.lower() == "true"
-    if kind not in (int, float):
-        return text
-    try:
-        value = kind(text)
-    except ValueError as error:
-        what = "a whole number" if kind is int else "a number"
-        raise ConfigError(f"bench option {key}: {text!r} is not {what}") from error
-    if kind is float:
-        return value
-    least = 0 if key in ("seed", "peer_steps") else 1
-    if value < least:
-        raise ConfigError(f"bench option {key}: {value} is below {least}")
-    return value
+def overview() -> str:
+    """What each benchmark measures, and its options: its module's first sentence and its config; Markdown."""
+    return "\n\n".join(
+        f"**{name}**: {_first_sentence(function)} {options.described(config)}"
+        for name, (config, function) in _BENCHES.items()
+    )
+
+
+def _first_sentence(function: Callable[..., Any]) -> str:
+    return (sys.modules[function.__module__].__doc__ or "").split("\n\n")[0].replace("\n", " ")

@@ -49,6 +49,7 @@ WORLDS = {
 class ParityBench:
     """`users` sessions for each of `seeds` corpora of `documents`, slates of `slate`; `replayed` more are replayed.
 
+    The command ends with exit code 1 where the worlds are not the same.
     `home` is the root whose runs/peers/ holds stock's environment, by default this repository.
     """
 

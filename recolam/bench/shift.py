@@ -6,6 +6,8 @@ policy reads stay as they were (B, `recolam.world.taste_shift`). From the same l
 - continual: training goes on, told of the shift: a new optimiser and learning rate, no answers from before;
 - continual, random first: the same, after random slates for `warm_share` of the steps, as every new training begins;
 - continual, responses anew: the same with random slates first and a new response model; the decoder stays;
+- detected: the same, but nobody is told: training goes on in A for a while, the shift comes in its midst, and the
+  reset when `recolam.policy.shift_detection` calls it;
 - frozen: the weights stay, so the return stays where it fell;
 - scratch: a new agent trains in B with as many steps, random slates first.
 
@@ -17,27 +19,34 @@ Returns are of sessions that no training plays; only the curves, and so the cros
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from recolam.bench.heuristics import heuristics
 from recolam.bench.policy import GAMMAS, REWARDS, seen_world
+from recolam.bench.workers import processes
 from recolam.contracts.protocols import SightedEnvironment
 from recolam.errors import ConfigError, DataError
 from recolam.intervals import student_t_interval
+from recolam.policy.continual import learn_on
 from recolam.policy.decoder_agent import DecoderAgent
 from recolam.policy.decoder_training import DecoderTrainingConfig, train_decoder
 from recolam.policy.returns import Act, session_returns
+from recolam.policy.shift_detection import ShiftDetectionConfig
 from recolam.progress import Progress, say
-from recolam.seeding import derive
+from recolam.seeding import derive, numpy_generator
 from recolam.world.sight import Sighted
 from recolam.world.taste_shift import TasteShifted
 
 Curve = list[list[float]]
 """[user-steps, return], in order."""
+
+_QUIET = (0.02, 0.12)  # learning on before a shift that nobody is told of, as shares of `steps`, drawn by each seed
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class ShiftBench:
 
     `world` is as in `PolicyBench`, of those with tastes for topics. A negative `gamma` stands for the world's own.
     Every round of `users` sessions is followed by a validation on half as many. `share` of the gap is to be regained.
+    `jobs` seeds run side by side, in processes of as many threads as this one, with the same results.
     """
 
     world: str = "bored"
@@ -56,18 +66,19 @@ class ShiftBench:
     users: int = 20
     evaluation_users: int = 200
     share: float = 0.9
+    jobs: int = 1
 
 
 def shift(config: ShiftBench) -> dict[str, Any]:
     """`measured` in the world that the config names; raises as it does, and ConfigError for an unknown world."""
-    return measured(config, seen_world(config.world))
+    return measured(config, partial(seen_world, config.world))
 
 
-def measured(config: ShiftBench, before: Sighted) -> dict[str, Any]:
+def measured(config: ShiftBench, make_before: Callable[[], Sighted]) -> dict[str, Any]:
     """Returns before and after, user-steps until the gap's share is back by arm and seed, and the learning curves.
 
     Args:
-        before: the world before the shift.
+        make_before: makes the world before the shift; with several jobs, a function that processes can be sent.
 
     Raises:
         ConfigError: a world without tastes for topics; fewer than two seeds; a share outside (0, 1]; a budget of less
@@ -78,14 +89,17 @@ def measured(config: ShiftBench, before: Sighted) -> dict[str, Any]:
         raise ConfigError(f"seeds is {config.seeds}; an interval takes 2")
     if not 0.0 < config.share <= 1.0:
         raise ConfigError(f"share is {config.share}, outside (0, 1]")
+    before = make_before()
     after = TasteShifted(before, seed=0)
     for steps in (config.steps, config.steps_after):
         _training(config, steps).rounds(before.horizon)
+    one = partial(run_seed, config, make_before)
     with Progress("bench shift", total=config.seeds) as progress:
-        runs = []
-        for index in range(config.seeds):
-            runs.append(_run(config, before, after, index=index))
-            progress.advance()
+        if config.jobs == 1:
+            runs = [_told(progress, one(index)) for index in range(config.seeds)]
+        else:
+            with processes(config.jobs, threads=torch.get_num_threads()) as pool:
+                runs = [_told(progress, run) for run in pool.map(one, range(config.seeds))]
     rules = {
         name: float(np.mean([_earned(config, after, act, index=index) for index in range(config.seeds)]))
         for name, act in heuristics(before).items()
@@ -103,6 +117,7 @@ def measured(config: ShiftBench, before: Sighted) -> dict[str, Any]:
             arm: _over_seeds([run.regained_after(arm, optimum=optimum, share=config.share) for run in runs])
             for arm in runs[0].after
         },
+        "detection": [run.detection for run in runs],
         "curves": [run.curves() for run in runs],
     }
 
@@ -124,12 +139,14 @@ def regained_after(curve: Sequence[Sequence[float]], *, fallen: float, optimum: 
 
 @dataclass(frozen=True)
 class _Run:
-    """One seed: returns by arm, user-steps before the shift, and validation curves; `after` counts from the shift."""
+    """One seed: returns by arm, user-steps before the shift, validation curves, and what the detector did; `after`
+    counts from the shift."""
 
     returns: dict[str, float]
     shift_step: int
     before: Curve
     after: dict[str, Curve]
+    detection: dict[str, Any]
 
     def regained_after(self, arm: str, *, optimum: float, share: float) -> float | None:
         return regained_after(self.after[arm], fallen=self.returns["frozen"], optimum=optimum, share=share)
@@ -140,7 +157,15 @@ class _Run:
         return {"shift_step": self.shift_step, "before": self.before, **later}
 
 
-def _run(config: ShiftBench, before: SightedEnvironment, after: SightedEnvironment, *, index: int) -> _Run:
+def _told(progress: Progress, run: _Run) -> _Run:
+    progress.advance()
+    return run
+
+
+def run_seed(config: ShiftBench, make_before: Callable[[], Sighted], index: int) -> _Run:
+    """All arms of one seed."""
+    before = make_before()
+    after = TasteShifted(before, seed=0)
     seed = derive(index, "bench shift")
     settings = {
         "world": config.world, "observation": "full", "gamma": _gamma(config),
@@ -155,7 +180,7 @@ def _run(config: ShiftBench, before: SightedEnvironment, after: SightedEnvironme
     learnt = train_decoder(agent, before, _training(config, config.steps), seed=derive(seed, "before"))
     returns = {"before": _earned(config, before, _greedy(agent), index=index)}
     returns["frozen"] = _earned(config, after, _greedy(agent), index=index)
-    later = derive(seed, "after")
+    later, unaware = derive(seed, "after"), copy.deepcopy(agent)
     validation = {"users": _validation_users(config), "seed": derive(later, "validation")}  # the trainer's own sessions
     fallen = session_returns(after, _greedy(agent), **validation)
     after_curves = {"frozen": [[0.0, fallen], [float(config.steps_after), fallen]]}
@@ -164,13 +189,32 @@ def _run(config: ShiftBench, before: SightedEnvironment, after: SightedEnvironme
         curve = train_decoder(pupil, after, training, seed=later).curves["validation_return"]
         after_curves[arm] = curve if arm == "scratch" else [[0.0, fallen], *curve]
         returns[arm] = _earned(config, after, _greedy(pupil), index=index)
+    detection, after_curves["detected"] = undisclosed(config, before, unaware, seed=seed)
+    returns["detected"] = _earned(config, after, _greedy(unaware), index=index)
     say(f"{config.world}, seed {index}: " + ", ".join(f"{name} {earned:.1f}" for name, earned in returns.items()))
     return _Run(
         returns=returns,
         shift_step=learnt.learning_steps + learnt.validation_steps,
         before=learnt.curves["validation_return"],
         after=after_curves,
+        detection=detection,
     )
+
+
+def undisclosed(config: ShiftBench, before: Sighted, agent: DecoderAgent, *, seed: int) -> tuple[dict[str, Any], Curve]:
+    """The agent learns on, and the shift comes when nobody expects it; it trains in place.
+
+    Returns:
+        What the detector did, and validations from the shift on, in user-steps from the shift.
+    """
+    at = round(config.steps * numpy_generator(seed, "shift").uniform(*_QUIET))
+    world = TasteShifted(before, seed=0, at=at)
+    learnt = learn_on(
+        agent, world, _training(config, at + config.steps_after), detection=ShiftDetectionConfig(), seed=seed
+    )
+    due = [alarm - at for alarm in learnt.alarms if alarm >= at]
+    figures = {"shift_at": at, "delay": due[0] if due else None, "false_alarms": len(learnt.alarms) - len(due[:1])}
+    return figures, [[step - at, earned] for step, earned in learnt.validation_return if step > at]
 
 
 def pupils(learnt: DecoderAgent, newcomer: DecoderAgent) -> list[tuple[str, DecoderAgent, bool]]:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from recolam.evaluate import words
 from recolam.evaluate.verdict import number
@@ -19,6 +20,7 @@ from recolam.evaluate.verdict import number
 INK, QUIET, RULE, ACCENT, WARM = "#1c2429", "#59656d", "#d5dbdf", "#0b6e99", "#b8501c"
 BAR = "#aab7bf"
 _LONGEST_LABEL = 34
+_NEAREST = 11.0  # points from a point to the middle of its number
 _WIDTH = 5.4  # inches: 389 points, about the width of a telephone
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "recolam",
@@ -171,13 +173,7 @@ def scatter(places: Sequence[Place], *, name: str, title: str, x_axis: str, y_ax
     ordered = sorted(places, key=lambda place: (place.x, place.label))
     rows = -(-len(ordered) // 2)
     figure, axes = _canvas(height=3.4 + 0.24 * rows)
-    for number_, place in enumerate(ordered, start=1):
-        colour = ACCENT if place.is_ours else QUIET
-        axes.plot([place.x], [place.y], marker="o", markersize=6, color=colour)
-        axes.annotate(
-            str(number_), (place.x, place.y), xytext=(4, 4), textcoords="offset points", color=colour, fontsize=9
-        )
-    axes.margins(0.1)
+    axes.margins(0.17)
     axes.tick_params(length=2, labelsize=9)
     axes.set(xlabel=x_axis, ylabel=y_axis)
     axes.yaxis.label.set_color(QUIET)
@@ -188,8 +184,53 @@ def scatter(places: Sequence[Place], *, name: str, title: str, x_axis: str, y_ax
             text, (left, 0.0), xycoords="axes fraction", xytext=(0, -42), textcoords="offset points", va="top",
             fontsize=9, linespacing=1.35,
         )  # fmt: skip
+    for place in ordered:
+        colour = ACCENT if place.is_ours else QUIET
+        axes.plot([place.x], [place.y], marker="o", markersize=5, color=colour, markeredgecolor="white")
+    figure.draw_without_rendering()  # where points lie is known once all else has its room
+    point_N2 = axes.transData.transform([(place.x, place.y) for place in ordered]) * 72.0 / figure.dpi
+    for number_, (place, offset) in enumerate(zip(ordered, free_offsets(point_N2), strict=True), start=1):
+        colour = ACCENT if place.is_ours else QUIET
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1.0, "shrinkB": 2.0}
+        axes.annotate(
+            str(number_), (place.x, place.y), xytext=tuple(offset), textcoords="offset points", color=colour,
+            fontsize=9, ha="center", va="center", arrowprops=line if np.hypot(*offset) > 1.5 * _NEAREST else None,
+        ).set_in_layout(False)  # fmt: skip
     told = "; ".join(f"{place.label}: {number(place.x)}, {number(place.y)}" for place in ordered)
     return _svg(figure, name=name, title=title, description=f"{x_axis.capitalize()}, then {y_axis}. {told}.")
+
+
+def free_offsets(point_N2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the number of each point goes: the middle of its text as seen from the point, float [N, 2], in points.
+
+    As near as may be, away from the points close by, and so that no text comes near another text or another point.
+
+    Args:
+        point_N2: where the points lie, in points.
+    """
+    angle_A = np.arange(0.0, 2.0 * np.pi, np.pi / 12)
+    direction_A2 = np.column_stack([np.cos(angle_A), np.sin(angle_A)])
+    texts = np.empty((0, 2))
+    for index, point in enumerate(point_N2):
+        others = np.delete(point_N2, index, axis=0)
+        near = others[np.hypot(*(others - point).T) < 3.0 * _NEAREST]
+        away_2 = point - near.mean(axis=0) if len(near) else np.ones(2)  # to the upper right, if all are alike
+        preferred_A2 = direction_A2[np.argsort(-direction_A2 @ away_2, kind="stable")]
+        for radius in np.arange(_NEAREST, _NEAREST * (2 + len(point_N2)), _NEAREST):
+            text_A2 = point + radius * preferred_A2
+            is_free_A = _is_apart(text_A2, texts, across=14.0, up=11.0) & _is_apart(
+                text_A2, others, across=10.0, up=8.0
+            )
+            if is_free_A.any():
+                break
+        texts = np.vstack([texts, text_A2[is_free_A.argmax()]])
+    return texts - point_N2
+
+
+def _is_apart(text_A2: NDArray[np.float64], taken_M2: NDArray[np.float64], *, across: float, up: float) -> Any:
+    """Which texts keep so far from everything taken, to the side or up and down; bool [A]."""
+    distance_AM2 = np.abs(text_A2[:, None] - taken_M2[None])
+    return ((distance_AM2[..., 0] >= across) | (distance_AM2[..., 1] >= up)).all(axis=1)
 
 
 def _canvas(*, height: float) -> tuple[Figure, Axes]:

@@ -10,6 +10,7 @@ Shape legend: B sessions, H steps, K slate, N token ids, S states, Z attributes,
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from recolam.policy.returns import session_returns
 from recolam.progress import Progress
 from recolam.seeding import derive, torch_generator
 from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+
+Watch = Callable[[Answers], bool]
+"""Is shown the answers of every step; True ends the training."""
 
 _COUNTERS = ("round", "learning_steps", "validation_steps", "best_return", "stale", "curves")
 
@@ -92,11 +96,17 @@ class DecoderTrainingConfig:
 
 @dataclass(frozen=True)
 class Trained:
-    """Curves as [user-steps so far, value], and how many user-steps were played to learn and to validate."""
+    """Curves as [user-steps so far, value], how many user-steps were played to learn and to validate, and whether the
+    watch ended it."""
 
     curves: dict[str, list[list[float]]]
     learning_steps: int
     validation_steps: int
+    is_stopped: bool = False
+
+    @property
+    def steps(self) -> int:
+        return self.learning_steps + self.validation_steps
 
 
 def train_decoder(
@@ -106,18 +116,20 @@ def train_decoder(
     *,
     seed: int,
     scratch: Path | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Trains `agent` in place and leaves it at its best validated weights.
 
     Args:
         scratch: where checkpoints are written and looked for; None for neither.
+        watch: ends the training within a segment of the answers at which it says so; what it knows is in no checkpoint.
 
     Raises:
         ConfigError: a budget of less than one round.
         DataError: a figure is not finite.
         ArtifactError: a damaged checkpoint.
     """
-    return _Trainer(agent, environment, config, seed=seed, scratch=scratch).run()
+    return _Trainer(agent, environment, config, seed=seed, scratch=scratch, watch=watch).run()
 
 
 class _Trainer:
@@ -129,7 +141,9 @@ class _Trainer:
         *,
         seed: int,
         scratch: Path | None,
+        watch: Watch | None,
     ) -> None:
+        self.watch, self.is_stopped = watch or (lambda answers: False), False
         self.agent, self.environment, self.config, self.seed, self.scratch = agent, environment, config, seed, scratch
         self.rounds = config.rounds(environment.horizon)
         self.optimizer = torch.optim.Adam(agent.decoder.parameters(), lr=config.learning_rate)
@@ -146,13 +160,15 @@ class _Trainer:
             progress.advance(self.round)
             while self.round < self.rounds and self.stale < self.config.patience:
                 earned = self._play_round()
+                if self.is_stopped:
+                    break
                 self.round += 1
                 if self.round % self.config.validate_every == 0 or self.round == self.rounds:
                     self._validate()
                 self._save()
                 progress.advance(best=self.best_return, earned=earned)
         self.agent.load_state_dict(self.best)
-        return Trained(self.curves, self.learning_steps, self.validation_steps)
+        return Trained(self.curves, self.learning_steps, self.validation_steps, self.is_stopped)
 
     def _play_round(self) -> float:
         config = self.config
@@ -164,9 +180,14 @@ class _Trainer:
             sessions.play_by(random_slates(self.environment), generator, steps=min(warm, self.environment.horizon))
             self.agent.measure(sessions.sight)
             self._learn_answers(earlier + sessions.answers, 10 * config.response_steps, generator)
+        heard = 0
         while bool(sessions.is_active_B.any()):
             segment = sessions.play(self.agent, generator, steps=config.segment)
             self.learning_steps = begun + sessions.played
+            heard, new = len(sessions.answers), sessions.answers[heard:]
+            self.is_stopped = any(map(self.watch, new))
+            if self.is_stopped:
+                break
             self._learn_slates(segment, generator)  # first: what was sampled is still the policy's own distribution
             self._learn_answers(earlier + sessions.answers, config.response_steps, generator)
             earned += float(segment.reward_BH.sum())

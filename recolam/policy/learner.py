@@ -165,14 +165,14 @@ class Learner:
             gain_S, before_SK = advantage_BH[active_BH], earned_before(rollout)
             sums = [gain_S.double().sum(), gain_S.double().square().sum(), rollout.reward_BH.double().sum()]
             counts = torch.tensor([len(gain_S), len(active_BH)], dtype=torch.float64)
-            rows.append(torch.cat([counts, torch.stack(sums), before_SK.double().sum(dim=0)]))
+            rows.append(torch.cat([counts, torch.stack(sums).cpu(), before_SK.double().sum(dim=0).cpu()]))
             returns.append(return_BH)
             gains.append(gain_S)
             befores.append(before_SK)
         total = self.processes.all_blocks(torch.stack(rows), count=self.config.shards).sum(dim=0)
         states_count, sessions, gain, square, earned = total[:5].tolist()
         spread = max(math.sqrt(max(square - gain**2 / states_count, 0.0) / max(states_count - 1, 1)), 1e-6)
-        before_mean_K = (total[5:] / states_count).float()
+        before_mean_K = (total[5:] / states_count).to(befores[0])
         lessons = []
         for rollout, return_BH, gain_S, before_SK in zip(rollouts, returns, gains, befores, strict=True):
             weight_SK = gain_S[:, None].expand_as(before_SK)
@@ -208,7 +208,7 @@ class Learner:
         state_SD = states.state_SD.detach().requires_grad_()
         table_ND = states.table_ND.detach().requires_grad_()
         sums = torch.zeros(4, dtype=torch.float64)
-        for rows in torch.arange(len(state_SD)).split(_BLOCK):
+        for rows in torch.arange(len(state_SD), device=state_SD.device).split(_BLOCK):
             distribution = self._distribution(state_SD[rows], table_ND, lesson, states.seen_ST[rows], rows)
             first_RM = distribution.first_scores(k)
             with torch.no_grad():

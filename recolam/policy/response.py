@@ -89,15 +89,18 @@ class ResponseModel(nn.Module):
         """Probability of a click on each item where it is looked at, float [B, N]."""
         return ((self.log_scale.exp() * (self._user(user_BF) @ self.affinity)) @ self.item_NV.T).sigmoid_()
 
+    def chances(self, answers: Answers) -> Tensor:
+        """Probability of a click at each position of the slates that were answered, float [S, K]."""
+        user_SV, shown_SKV = self._user(answers.user_SF) @ self.affinity, self.item_NV[answers.slate_SK]
+        logit_SK = self.log_scale.exp() * torch.einsum("sv,skv->sk", user_SV, shown_SKV)
+        return torch.sigmoid(logit_SK) * torch.sigmoid(self.seen_K)
+
     def loss(self, answers: Answers) -> Tensor:
         """Cross entropy of clicks, plus the Poisson deviance of the rewards of slates that were clicked; a scalar."""
-        user_SF = self._user(answers.user_SF)
-        shown_SKV = self.item_NV[answers.slate_SK]
-        logit_SK = self.log_scale.exp() * torch.einsum("sv,skv->sk", user_SF @ self.affinity, shown_SKV)
-        chance_SK = torch.sigmoid(logit_SK) * torch.sigmoid(self.seen_K)
         is_clicked_SK = answers.is_clicked_SK.float()
-        click_loss = binary_cross_entropy(chance_SK.clamp(1e-6, 1 - 1e-6), is_clicked_SK)
-        log_worth_SK = torch.einsum("sv,skv->sk", user_SF @ self.worth, shown_SKV)
+        click_loss = binary_cross_entropy(self.chances(answers).clamp(1e-6, 1 - 1e-6), is_clicked_SK)
+        user_SV, shown_SKV = self._user(answers.user_SF) @ self.worth, self.item_NV[answers.slate_SK]
+        log_worth_SK = torch.einsum("sv,skv->sk", user_SV, shown_SKV)
         worth_S = (log_worth_SK.exp() * is_clicked_SK).sum(dim=1)
         is_paid_S = answers.is_clicked_SK.any(dim=1)
         deviance_S = worth_S - answers.reward_S * worth_S.clamp(min=1e-6).log()

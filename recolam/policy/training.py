@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.policy.agent import SlateAgent
+from recolam.policy.clock import Clock
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.exposure import Exposure
 from recolam.policy.learner import Learner
@@ -41,6 +42,7 @@ def train_policy(
     scratch: Path,
     popularity_N: Tensor | None = None,
     on_validation: OnValidation | None = None,
+    clock: Clock | None = None,
 ) -> dict[str, list[list[float]]]:
     """Trains `agent` in place, leaves it at its best validated weights, returns the curves.
 
@@ -51,6 +53,7 @@ def train_policy(
 
     Args:
         on_validation: told (iterations done, mean return) after each validation; what it raises ends the training.
+        clock: is told the seconds of "policy" (rollouts), "learning" and "validation".
 
     Raises:
         ConfigError: `config.shards` cannot be dealt to the processes.
@@ -59,7 +62,10 @@ def train_policy(
         ArtifactError: a damaged checkpoint.
     """
     with process_group("cpu") as processes, torch.random.fork_rng(devices=processes.gpus):
-        trainer = _Trainer(agent, environment, config, processes, seed=seed, scratch=scratch, popularity_N=popularity_N)
+        trainer = _Trainer(
+            agent, environment, config, processes, seed=seed, scratch=scratch, popularity_N=popularity_N,
+            clock=clock or Clock(),
+        )  # fmt: skip
         return trainer.run(on_validation)
 
 
@@ -74,6 +80,7 @@ class _Trainer:
         seed: int,
         scratch: Path,
         popularity_N: Tensor | None,
+        clock: Clock,
     ) -> None:
         processes.own_blocks(config.shards)  # refuses before anything is played
         self.agent, self.environment, self.config, self.processes = agent, environment, config, processes
@@ -84,7 +91,7 @@ class _Trainer:
             self.model, copy.deepcopy(agent.model).requires_grad_(False), self.optimizer, config,
             temperature=agent.temperature, processes=processes, constraints=agent.constraints,
         )  # fmt: skip
-        self.popularity_N = popularity_N
+        self.popularity_N, self.clock = popularity_N, clock
         self.first_exposure_N: Tensor | None = None
         self.iteration, self.best_return, self.stale = 0, -math.inf, 0
         self.curves: dict[str, list[list[float]]] = {}
@@ -113,26 +120,30 @@ class _Trainer:
 
     def _iterate(self) -> dict[str, float]:
         config = self.config
-        rollouts = [
-            play(
-                self.environment, self.agent, users=config.users_of(shard), replicas=config.replicas,
-                seed=derive(self.seed, "rollout", self.iteration, shard),
-            )
-            for shard in self.processes.own_blocks(config.shards)
-        ]  # fmt: skip
+        with self.clock.part("policy"):
+            rollouts = [
+                play(
+                    self.environment, self.agent, users=config.users_of(shard), replicas=config.replicas,
+                    seed=derive(self.seed, "rollout", self.iteration, shard),
+                )
+                for shard in self.processes.own_blocks(config.shards)
+            ]  # fmt: skip
         remaining = 0.5 * (1 + math.cos(math.pi * self.iteration / config.iterations))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * remaining
-        return self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
+        with self.clock.part("learning"):
+            return self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
 
     def _validate(self, on_validation: OnValidation | None) -> None:
         exposure = Exposure(tokens=self.environment.tokens)
         act = exposure.counted(greedy(self.agent, k=self.environment.slate_size))
         return_J = torch.zeros(self.config.validation_seeds, dtype=torch.float64)
-        for index in range(self.processes.rank, len(return_J), self.processes.size):
-            return_J[index] = session_returns(
-                self.environment, act, users=self.config.validation_users, seed=derive(self.seed, "validation", index)
-            )
+        with self.clock.part("validation", is_whole=True):
+            for index in range(self.processes.rank, len(return_J), self.processes.size):
+                return_J[index] = session_returns(
+                    self.environment, act, users=self.config.validation_users,
+                    seed=derive(self.seed, "validation", index),
+                )  # fmt: skip
         mean = float(self.processes.total(return_J).mean())
         exposure.count_N = self.processes.total(exposure.count_N)
         if self.first_exposure_N is None:

@@ -4,7 +4,6 @@ The sessions of the final comparison are never played. The best of many trials i
 was chosen by; what the settings are worth is what the comparison says after the search.
 """
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from recolam import pipeline
 from recolam.contracts.artifact import Artifact, canonical_digest
 from recolam.contracts.config import from_mapping, to_mapping
 from recolam.contracts.home import safe_name
-from recolam.errors import ConfigError, PolicyCollapse, RecolamError
+from recolam.errors import ConfigError, PolicyCollapse
 from recolam.policy.stage import PolicyConfig, Prepared
 from recolam.tune.space import check_space, over, parse_space, space_json
-from recolam.tune.study import Objective, Report, SearchConfig, search, summary
+from recolam.tune.study import Objective, Report, SearchConfig, search, summary, trial_folder
 
 DEFAULT_SPACE: dict[str, Any] = {
     "temperature": {"low": 0.1, "high": 0.5, "log": True},
@@ -103,24 +102,17 @@ def policy_objective(
 
     Args:
         make: values by their keys in the space -> PolicyConfig.
-        scratch: checkpoints lie in a folder for each setting; that of a trial which was cut off stays, and the repeated
-            trial goes on from there.
+        scratch: checkpoints lie in a folder for each setting (`trial_folder`).
     """
 
     def objective(values: Mapping[str, Any], report: Report) -> float:
         config = make(values)
-        folder = scratch / canonical_digest(to_mapping(config))[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        prepared = Prepared.of(config, inputs)
-        try:
-            curves = prepared.train(prepared.fresh(), seed=seed, scratch=folder, on_validation=report)
-        except PolicyCollapse as error:  # a bad setting, and no reason to end the search
-            shutil.rmtree(folder)
-            raise optuna.TrialPruned(str(error)) from error
-        except (optuna.TrialPruned, RecolamError):
-            shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
+        with trial_folder(scratch, config) as folder:
+            prepared = Prepared.of(config, inputs)
+            try:
+                curves = prepared.train(prepared.fresh(), seed=seed, scratch=folder, on_validation=report)
+            except PolicyCollapse as error:  # a bad setting, and no reason to end the search
+                raise optuna.TrialPruned(str(error)) from error
         return max(value for _, value in curves["validation_return"])
 
     return objective

@@ -6,13 +6,11 @@ settings are worth is what the test events say after the search.
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 import torch
 
 from recolam import pipeline, presets
@@ -20,12 +18,12 @@ from recolam.contracts.artifact import Artifact, canonical_digest
 from recolam.contracts.config import from_mapping, to_mapping
 from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.home import safe_name
-from recolam.errors import ConfigError, DataError, RecolamError
+from recolam.errors import ConfigError, DataError
 from recolam.pretrain.stage import PretrainConfig, new_model
 from recolam.seeding import derive
 from recolam.sequence.training import train_sequence_model
 from recolam.tune.space import check_space, over, parse_space, space_json
-from recolam.tune.study import Objective, Report, SearchConfig, search, summary
+from recolam.tune.study import Objective, Report, SearchConfig, search, summary, trial_folder
 
 DEFAULT_SPACE: dict[str, Any] = {
     "width": [64, 128, 256],
@@ -120,27 +118,20 @@ def pretrain_objective(
 
     Args:
         make: values by their keys in the space -> PretrainConfig.
-        scratch: checkpoints lie in a folder for each setting; that of a trial which was cut off stays, and the repeated
-            trial goes on from there.
+        scratch: checkpoints lie in a folder for each setting (`trial_folder`).
     """
 
     def objective(values: Mapping[str, Any], report: Report) -> float:
         config = make(values)
-        folder = scratch / canonical_digest(to_mapping(config))[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            model = new_model(dataset, config, seed=seed)
-            state = train_sequence_model(
-                model, dataset, config.training, seed=derive(seed, "pretrain"), scratch=folder, label="trial",
-                on_validation=report,
-            )  # fmt: skip
-        except torch.OutOfMemoryError as error:
-            shutil.rmtree(folder)
-            raise ConfigError(f"too big for this machine's memory ({error})") from error
-        except (optuna.TrialPruned, RecolamError):
-            shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
+        with trial_folder(scratch, config) as folder:
+            try:
+                model = new_model(dataset, config, seed=seed)
+                state = train_sequence_model(
+                    model, dataset, config.training, seed=derive(seed, "pretrain"), scratch=folder, label="trial",
+                    on_validation=report,
+                )  # fmt: skip
+            except torch.OutOfMemoryError as error:
+                raise ConfigError(f"too big for this machine's memory ({error})") from error
         return state.best_ndcg
 
     return objective

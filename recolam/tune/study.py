@@ -10,9 +10,10 @@ Vizier", section 3.2.2 (the median stopping rule).
 """
 
 import math
+import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from recolam.contracts.artifact import write_json
+from recolam.contracts.artifact import canonical_digest, write_json
+from recolam.contracts.config import to_mapping
 from recolam.contracts.home import Home, safe_name
 from recolam.errors import ConfigError, DataError, RecolamError
 from recolam.progress import Progress, say
@@ -241,6 +243,22 @@ class _Search:
             failed=len(ended[TrialState.FAIL]), interrupted=len(repeated - {None}),
             best_value=None if best is None else best.value, best_values=None if best is None else dict(best.params),
         )  # fmt: skip
+
+
+@contextmanager
+def trial_folder(scratch: Path, config: Any) -> Iterator[Path]:
+    """Where a trial of this config keeps its checkpoints, gone when it has ended.
+
+    That of a trial which was cut off stays, and the repeated trial goes on from there.
+    """
+    folder = scratch / canonical_digest(to_mapping(config))[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except (optuna.TrialPruned, RecolamError):
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
 
 
 def summary(result: SearchResult, *, study: str, best_file: Path) -> dict[str, Any]:

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.world.fitted import FittedUsers
-from recolam.world.returning import ReturnModel
-from recolam.world.runtime import TensorSpec, Value
+from recolam.world.runtime import Value
 
 
 def rareness(shown_N: Tensor) -> Tensor:
@@ -50,13 +49,10 @@ class CautiousUsers:
 
     def __init__(self, users: FittedUsers, rareness_N: Tensor, *, penalty: float, bonus: float) -> None:
         self.users, self.rareness_N, self.penalty, self.bonus = users, rareness_N, penalty, bonus
-        self.slate_size, self.tokens = users.slate_size, users.tokens
-
-    def state_spec(self) -> Mapping[str, TensorSpec]:
-        return self.users.state_spec()
-
-    def initial_state(self, generator: torch.Generator, users: int) -> Mapping[str, Tensor]:
-        return self.users.initial_state(generator, users)
+        self.slate_size, self.tokens, self.returning = users.slate_size, users.tokens, users.returning
+        self.state_spec, self.initial_state, self.next_state = users.state_spec, users.initial_state, users.next_state
+        self.greedy_slate = users.greedy_slate  # the users' own best slate: charges are left out of it
+        self.return_time, self.disagreement = users.return_time, users.disagreement
 
     def respond(
         self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
@@ -70,22 +66,3 @@ class CautiousUsers:
         if self.penalty:
             charge_B = charge_B + self.penalty * self.users.disagreement(state, slate_BK)
         return charge_B
-
-    def next_state(
-        self, state: Value, slate_BK: Tensor, response: Value, generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
-        return self.users.next_state(state, slate_BK, response, generator)
-
-    def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
-        """The users' own best slate: charges are left out of it."""
-        return self.users.greedy_slate(state, is_available_BN=is_available_BN)
-
-    @property
-    def returning(self) -> ReturnModel | None:
-        return self.users.returning
-
-    def return_time(self, state: Value, generator: torch.Generator) -> Tensor:
-        return self.users.return_time(state, generator)
-
-    def disagreement(self, state: Value, slate_BK: Tensor) -> Tensor:
-        return self.users.disagreement(state, slate_BK)

@@ -21,7 +21,7 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.files import canonical_digest, sha256_file, write_json
 from recolam.errors import ArtifactError
 from recolam.world.assortment import best_logit_slate
-from recolam.world.runtime import TensorSpec, Value
+from recolam.world.runtime import Value
 from recolam.world.story import UserModel
 
 NAME = "learnt"
@@ -149,12 +149,7 @@ class RewardedUsers:
             raise ValueError(f"a reward of {len(reward.item_NF)} token ids for users of {users.tokens}")
         self.users, self.reward, self.features = users, reward, features
         self.slate_size, self.tokens = users.slate_size, users.tokens
-
-    def state_spec(self) -> Mapping[str, TensorSpec]:
-        return self.users.state_spec()
-
-    def initial_state(self, generator: torch.Generator, users: int) -> Mapping[str, Tensor]:
-        return self.users.initial_state(generator, users)
+        self.state_spec, self.initial_state, self.next_state = users.state_spec, users.initial_state, users.next_state
 
     def respond(
         self, state: Value, slate_BK: Tensor, generator: torch.Generator, *, is_available_BK: Tensor | None = None
@@ -165,11 +160,6 @@ class RewardedUsers:
             is_clicked_BK = answer["choice"][:, None] == torch.arange(self.slate_size, device=slate_BK.device)
         earned_BK = self.reward(self.features(state), slate_BK).where(is_clicked_BK, 0.0)
         return answer | {"reward": earned_BK.sum(dim=1).to(answer["reward"].dtype)}
-
-    def next_state(
-        self, state: Value, slate_BK: Tensor, response: Value, generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
-        return self.users.next_state(state, slate_BK, response, generator)
 
     def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
         """The best slate for users who choose one item by this reward alone, or none: exact at discount 0."""

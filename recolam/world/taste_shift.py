@@ -33,15 +33,18 @@ class TasteShifted:
     Args:
         before: the world with full sight, of users with tastes for topics.
         seed: draws pi.
+        at: user-steps that are still played as before; then tastes shift, in the middle of sessions where they are.
 
     Attributes:
         moved_to_F: pi, int64 [F].
+        played: user-steps so far, of all sessions.
 
     Raises:
         ConfigError: what is seen of the users are not their tastes for two topics or more.
     """
 
-    def __init__(self, before: Sighted, *, seed: int) -> None:
+    def __init__(self, before: Sighted, *, seed: int, at: int = 0) -> None:
+        self.at, self.played = at, 0
         self.before, self.environment = before, before.environment
         self.feature_NG, self.attribute_NZ = before.feature_NG, before.attribute_NZ
         self.tokens, self.slate_size, self.horizon = before.tokens, before.slate_size, before.horizon
@@ -55,9 +58,12 @@ class TasteShifted:
 
     def step(self, slate_BK: Tensor) -> StepResult:
         result = self.before.step(slate_BK)
+        self.played += len(slate_BK)
         return replace(result, observation=self._profiles(sight_of(result.observation)))
 
     def _profiles(self, sight: Sight) -> Sight:
+        if self.played < self.at:
+            return sight
         profile_BF, facet_BZX = sight.user_BF[:, self.moved_to_F], sight.facet_BZX.clone()
         facet_BZX[:, : len(self.moved_to_F), 0] = profile_BF
         return replace(sight, user_BF=profile_BF, facet_BZX=facet_BZX)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,19 @@ from recolam.bench.shift import ShiftBench, measured, pupils, regained_after
 from recolam.errors import ConfigError, DataError
 from recolam.policy.decoder_agent import DecoderAgent
 from recolam.world.named import make_environment
-from recolam.world.sight import sighted
+from recolam.world.sight import Sighted, sighted
 
 SMALL = ShiftBench(steps=2400, steps_after=2400, seeds=2, users=20, evaluation_users=50)
 CONTINUAL = ["continual", "continual, random first", "continual, responses anew"]
 
 
+def small_world() -> Sighted:
+    return sighted(make_environment("bored", {"items": 100, "horizon": 20}), is_full=True)
+
+
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    world = make_environment("bored", {"items": 100, "horizon": 20})
-    return measured(SMALL, sighted(world, is_full=True))
+    return measured(SMALL, small_world)
 
 
 def test_the_shift_costs_returns_and_only_learning_brings_them_back(found: dict[str, Any]) -> None:
@@ -47,10 +51,27 @@ def test_curves_go_on_from_the_step_of_the_shift(found: dict[str, Any]) -> None:
         assert [curves[arm][0] for arm in CONTINUAL] == [curves["frozen"][0]] * 3
         assert curves["frozen"][0][0] == at
         assert curves["scratch"][0][0] > at
-        for arm in [*CONTINUAL, "scratch"]:
+        for arm in [*CONTINUAL, "detected", "scratch"]:
             steps = [step for step, _ in curves[arm]]
             assert steps == sorted(set(steps))
             assert steps[-1] - at <= 2400
+
+
+def test_who_is_not_told_of_the_shift_notices_it(found: dict[str, Any]) -> None:
+    for figures, curves in zip(found["detection"], found["curves"], strict=True):
+        assert 48 <= figures["shift_at"] <= 288
+        assert figures["false_alarms"] == 0
+        assert 0 < figures["delay"] <= 400 + 200  # a round, a validation, and a segment
+        assert curves["detected"][0][0] > curves["shift_step"] + figures["delay"]
+    returns = {name: row["per_seed"] for name, row in found["returns"].items()}
+    for index in range(2):
+        assert returns["detected"][index] > (returns["frozen"][index] + found["optimum"]) / 2
+
+
+def test_seeds_side_by_side_give_the_same() -> None:
+    tiny = replace(SMALL, steps=700, steps_after=1400, evaluation_users=10)
+    alone, together = (measured(replace(tiny, jobs=jobs), small_world) for jobs in (1, 2))
+    assert alone == together
 
 
 def test_pupils_share_what_was_learnt_and_no_memory() -> None:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recolam.evaluate import words
@@ -14,6 +15,7 @@ from recolam.evaluate.figures import (
     Mark,
     Place,
     curves,
+    free_offsets,
     interval_bars,
     interval_points,
     reliability_diagram,
@@ -259,6 +261,22 @@ def test_pictures_bear_strange_numbers() -> None:
     for svg in (flat, negative, point, broken, empty, dots, alone):
         assert "nan" not in svg.split("</desc>")[1].lower()
         ET.fromstring(svg.replace("<svg ", '<svg xmlns:xlink="x" ', 1))  # noqa: S314
+
+
+def test_numbers_of_points_that_lie_over_each_other_do_not() -> None:
+    crowd = np.array([[100.0, 100.0]] * 4 + [[102.0, 99.0], [96.0, 101.0], [200.0, 20.0]])
+    offset_N2 = free_offsets(crowd)
+    text_N2 = crowd + offset_N2
+    for index, text in enumerate(text_N2):
+        for other in text_N2[:index]:
+            across, up = np.abs(text - other)
+            assert across >= 13 or up >= 10  # two digits in the size that is drawn
+        for other in crowd:
+            assert np.hypot(*(text - other)) >= 8
+    lonely = offset_N2[-1]
+    assert lonely[0] == pytest.approx(lonely[1])
+    assert 0 < np.hypot(*lonely) < 12
+    assert np.hypot(*offset_N2.T).max() < 40
 
 
 def test_nothing_in_report_json_is_without_a_number() -> None:

@@ -50,6 +50,19 @@ def test_sessions_stay_and_profiles_name_another_topic_than_the_true_one(name: s
         seen, shifted = first.observation, second.observation  # type: ignore[assignment]
 
 
+def test_a_shift_to_come_is_one_between_two_steps() -> None:
+    """With 6 users and 20 user-steps to go, the first three steps and what they show are as before."""
+    before, after = world("bored"), TasteShifted(world("bored"), seed=3, at=20)
+    seen, told = before.reset(users=6, seed=1), after.reset(users=6, seed=1)
+    slate = torch.arange(before.slate_size).expand(6, -1) + FIRST_ITEM
+    for step in range(7):
+        is_shifted = step >= 4
+        assert torch.equal(told.user_BF, seen.user_BF[:, after.moved_to_F] if is_shifted else seen.user_BF)
+        seen, told = before.step(slate).observation, after.step(slate).observation  # type: ignore[assignment]
+    assert after.played == 42
+    assert not torch.equal(after.reset(users=6, seed=1).user_BF, before.reset(users=6, seed=1).user_BF)
+
+
 def test_the_shift_follows_its_seed() -> None:
     first, same, other = (TasteShifted(world("bored"), seed=seed).moved_to_F for seed in (0, 0, 1))
     assert torch.equal(first, same)
