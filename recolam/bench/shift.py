@@ -181,8 +181,8 @@ def run_seed(config: ShiftBench, make_before: Callable[[], Sighted], index: int)
     returns = {"before": _earned(config, before, _greedy(agent), index=index)}
     returns["frozen"] = _earned(config, after, _greedy(agent), index=index)
     later, unaware = derive(seed, "after"), copy.deepcopy(agent)
-    validation = {"users": _validation_users(config), "seed": derive(later, "validation")}  # the trainer's own sessions
-    fallen = session_returns(after, _greedy(agent), **validation)
+    validation_seed = derive(later, "validation")  # the trainer's own sessions
+    fallen = session_returns(after, _greedy(agent), users=_validation_users(config), seed=validation_seed)
     after_curves = {"frozen": [[0.0, fallen], [float(config.steps_after), fallen]]}
     for arm, pupil, is_random_first in pupils(agent, new_agent(after, "scratch")):
         training = _training(config, config.steps_after, is_random_first=is_random_first)

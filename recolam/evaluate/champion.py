@@ -38,7 +38,7 @@ def champion_agent(champion: Artifact, dataset: TokenisedDataset) -> SlateAgent 
     retriever = None if agent.retriever is None else moved(agent.retriever)
     return SlateAgent(
         moved(agent.model), agent.temperature, dataset.items, agent.settings, is_barred_N=is_barred_N,
-        retriever=retriever,
+        retriever=retriever, interaction=agent.interaction,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 Shape legend: B histories, T history length, K slate positions, N token ids.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -78,18 +78,25 @@ class Standing:
         }
 
 
-def build_gate(candidate: Standing, champion: Standing | None, *, baseline_return: float) -> dict[str, Any]:
+def build_gate(
+    candidate: Standing,
+    champion: Standing | None,
+    *,
+    baseline_return: float,
+    coverage: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """The `gate` block of report.json.
 
     Args:
         candidate: the policy that asks for promotion.
         champion: the policy that serves now, or None.
         baseline_return: mean return of random slates.
+        coverage: from `recolam.evaluate.contest.coverage_check`.
 
     Returns:
-        `candidate`, `champion` (or None; `is_comparable` tells whether it has numbers), `baseline_return`, and
-        `difference`: the paired difference candidate minus
-        champion over seeds, None where there is no champion or only one seed.
+        `candidate`, `champion` (or None; `is_comparable` tells whether it has numbers), `baseline_return`, `coverage`
+        as given, and `difference`: the paired difference candidate minus champion over seeds, None where there is no
+        champion or only one seed.
 
     Raises:
         DataError: the two have returns for different numbers of seeds, or some that are not finite.
@@ -101,6 +108,7 @@ def build_gate(candidate: Standing, champion: Standing | None, *, baseline_retur
         "candidate": candidate.as_json(),
         "champion": None if champion is None else champion.as_json(),
         "baseline_return": baseline_return,
+        "coverage": None if coverage is None else dict(coverage),
         "difference": difference,
     }
 

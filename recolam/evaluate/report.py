@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from recolam.evaluate import words
+from recolam.evaluate import contest, words
 from recolam.evaluate.exposure import CURVES
 from recolam.evaluate.figures import (
     Mark,
@@ -75,7 +75,7 @@ def draw_pictures(report: Mapping[str, Any]) -> dict[str, str]:
             line=("as logged", ope["logged_mean"]),
         )  # fmt: skip
     panels = {name: series for name, series in report["curves"].items() if len(series)}
-    learning = sorted(set(panels) - set(CURVES), key=lambda name: ("return" not in name, name))[:_PANELS]
+    learning = sorted(set(panels) - {*CURVES, "user_steps"}, key=lambda name: ("return" not in name, name))[:_PANELS]
     for name, chosen, title in (
         ("curves", learning, "Learning curves of the policy"),
         ("exposure", [name for name in CURVES if name in panels], "What the policy shows as it learns"),
@@ -116,12 +116,15 @@ def _environment() -> Environment:
         "facts": words.facts,
         "in_order": words.in_order,
         "label": words.label,
+        "learnt_from": contest.learnt_from,
         "loop_sentences": words.loop_sentences,
         "meaning": words.meaning,
         "number": number,
         "percent": words.percent,
         "pretty": words.pretty,
+        "reward_sentences": contest.reward_sentences,
         "seeds": words.seeds,
+        "shown_by": contest.shown_by,
         "title_text": words.title_text,
     }
     return environment

@@ -17,7 +17,7 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.protocols import ItemScorer
 from recolam.contracts.stage import StageContext
 from recolam.errors import ConfigError
-from recolam.evaluate import blocks
+from recolam.evaluate import blocks, contest
 from recolam.evaluate.baselines import ItemKNN, Popularity
 from recolam.evaluate.champion import champion_agent, champion_returns
 from recolam.evaluate.exposure import exposure_block
@@ -99,7 +99,9 @@ def run(config: EvaluateConfig, context: StageContext) -> dict[str, Any]:
         config, dataset, agent, policy.digest, returns["trained"]["per_seed"], event_Q, ranking, seed=seed
     )
     champion = _champion(config, dataset, inputs, event_Q, seed=seed) if "champion" in inputs else None
-    gate = build_gate(candidate, champion, baseline_return=float(returns["random"]["mean"]))
+    shown = contest.shown_block(policy)
+    coverage = contest.coverage_check(shown)
+    gate = build_gate(candidate, champion, baseline_return=float(returns["random"]["mean"]), coverage=coverage)
     if champion is not None and champion.returns:
         returns = {**returns, "champion": _row(champion.returns)}
     verdict = reach_verdict(returns=returns, gate=gate, ranking=ranking, ope=ope)
@@ -108,9 +110,11 @@ def run(config: EvaluateConfig, context: StageContext) -> dict[str, Any]:
     learnt = policy.json("curves.json") if "curves.json" in policy.manifest["files"] else {}
     report = {
         "dataset": {"name": str(dataset.info["dataset"]), "items": len(dataset.items), "users": len(dataset.users)},
-        "verdict": asdict(verdict),
+        "verdict": asdict(verdict) | {"reach": contest.reach_sentence(coverage)},
         "gate": gate,
         "returns": dict(returns),
+        "composed": contest.composed_block(policy),
+        "shown": shown,
         "curves": learnt,
         "exposure": exposure_block(dataset, learnt),
         "ranking": ranking_block(table, ranking, available=len(dataset.test_event_Q), k=config.k),

@@ -13,6 +13,8 @@ RETURNS_ORDER = (
     "untrained",
     "pretrained_greedy",
     "champion",
+    "bandit",
+    "slateq",
     "trained",
     "trained_sampled",
     "myopic",
@@ -27,6 +29,8 @@ _LABELS = {
     "policy": "New policy",
     "trained": "New policy",
     "trained_sampled": "New policy, sampled",
+    "bandit": "Bandit (Thompson sampling)",
+    "slateq": "SlateQ",
     "champion": "Champion now in service",
     "myopic": "Told the users' true state",
     "unpopular": "Least popular items",
@@ -58,6 +62,8 @@ _MEANINGS = {
     "champion": "What the model registry serves today.",
     "trained": "Trained on whole simulated sessions; shows its likeliest slate, as it would be served.",
     "trained_sampled": "The same, drawing its slates at random as in training.",
+    "bandit": "Linear rewards on what the pretrained model knows of users and items; looks no step ahead.",
+    "slateq": "Long-term values of items on the same, learnt from what slates led to.",
     "myopic": "The best next click with knowledge no real recommender has; it does not plan ahead.",
 }
 _CALIBRATION = {

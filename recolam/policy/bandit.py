@@ -54,13 +54,16 @@ class LinearBandit:
 
     def slates(self, observation: Observation, *, k: int, generator: torch.Generator | None) -> Tensor:
         """Token ids [B, k]: of a drawn theta with a generator, of the mean without."""
+        return self.scores(observation, generator)[:, FIRST_ITEM:].topk(k, dim=1).indices + FIRST_ITEM
+
+    def scores(self, observation: Observation, generator: torch.Generator | None) -> Tensor:
+        """Linear rewards of all items, float [B, N], as `slates` compares them."""
         user_BR = self._user(sight_of(observation).user_BF)
         theta_BD = self._mean_D.expand(len(user_BR), -1)
         if generator is not None:
             theta_BD = theta_BD + torch.randn(theta_BD.shape, generator=generator) @ self._spread_DD
         weight_BV = torch.einsum("br,brv->bv", user_BR, theta_BD.unflatten(1, (self._rows, -1)))
-        score_BN = weight_BV @ self.item_NV.T
-        return score_BN[:, FIRST_ITEM:].topk(k, dim=1).indices + FIRST_ITEM
+        return weight_BV @ self.item_NV.T
 
     def _user(self, user_BF: Tensor) -> Tensor:
         return pad(user_BF if self.user_scale is None else user_BF / self.user_scale, (0, 1), value=1.0)

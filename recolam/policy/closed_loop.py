@@ -192,7 +192,7 @@ def _mixed(first: Act, second: Act) -> Act:
 
 def _between(first: SlateAgent, second: SlateAgent) -> SlateAgent:
     """The policy whose weights are the means of two others'."""
-    model = copy.deepcopy(first.model)
-    other = second.model.state_dict()
-    model.load_state_dict({name: (value + other[name]) / 2 for name, value in model.state_dict().items()})
-    return replace(first, model=model)
+    made, other = copy.deepcopy(first), second.networks().state_dict()
+    mixed = {name: (value + other[name]) / 2 for name, value in made.networks().state_dict().items()}
+    made.networks().load_state_dict(mixed)
+    return made

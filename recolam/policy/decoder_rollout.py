@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recolam.contracts.dataset import FIRST_ITEM
-from recolam.contracts.protocols import Observation, SightedEnvironment, sight_of
+from recolam.contracts.protocols import SightedEnvironment, sight_of
+from recolam.policy.admission import Anything
 from recolam.policy.decoder import Choices, decode
 from recolam.policy.decoder_agent import DecoderAgent
 from recolam.policy.response import Answers
@@ -18,13 +18,8 @@ from recolam.policy.returns import Act
 
 def random_slates(environment: SightedEnvironment) -> Act:
     """Items drawn alike, another slate each time."""
-    items, k = environment.tokens - FIRST_ITEM, environment.slate_size
-
-    def act(observation: Observation, generator: torch.Generator) -> Tensor:
-        draw_BN = torch.rand(len(observation.length_B), items, generator=generator)
-        return draw_BN.topk(k, dim=1).indices + FIRST_ITEM
-
-    return act
+    anything, k = Anything(tokens=environment.tokens), environment.slate_size
+    return lambda observation, generator: anything.random(observation, k=k, generator=generator)
 
 
 @dataclass(frozen=True)

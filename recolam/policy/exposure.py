@@ -3,18 +3,14 @@
 Shape legend: B users, K slate, N token ids.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from recolam.contracts.dataset import FIRST_ITEM
-from recolam.contracts.protocols import Observation
+from recolam.contracts.dataset import FIRST_ITEM, TRAIN, TokenisedDataset
 from recolam.errors import ConfigError, PolicyCollapse
-
-Act = Callable[[Observation, torch.Generator], Tensor]
-"""(observation, generator) -> slates int64 [B, K]."""
 
 
 @dataclass
@@ -27,15 +23,13 @@ class Exposure:
     def __post_init__(self) -> None:
         self.count_N = torch.zeros(self.tokens, dtype=torch.float64)
 
-    def counted(self, act: Act) -> Act:
-        """The same slates, counted."""
+    def add(self, slate_BK: Tensor) -> None:
+        """Counts slates that were shown."""
+        self.count_N += torch.bincount(slate_BK.flatten(), minlength=self.tokens).cpu()
 
-        def counting(observation: Observation, generator: torch.Generator) -> Tensor:
-            slate_BK = act(observation, generator)
-            self.count_N += torch.bincount(slate_BK.flatten(), minlength=self.tokens).cpu()
-            return slate_BK
-
-        return counting
+    @property
+    def showings(self) -> int:
+        return int(self.count_N.sum())
 
     def figures(self, start_N: Tensor, popularity_N: Tensor | None) -> dict[str, float]:
         """What the counts say.
@@ -62,6 +56,26 @@ class Exposure:
             below_I = torch.searchsorted(sales_I.sort().values, sales_I) / len(sales_I)
             figures["popularity"] = float((share_N[FIRST_ITEM:] * below_I).sum())
         return figures
+
+
+def coverage_of(count_N: Tensor, showings: int) -> float:
+    """Share of the catalogue that so many showings would cover if each were drawn by these counts: the mean over items
+    of 1 - (1 - share)^showings. Of few showings nobody can ask the coverage of many."""
+    share_I = count_N[FIRST_ITEM:].double() / count_N[FIRST_ITEM:].sum().clamp(min=1.0)
+    return float(-torch.expm1(showings * torch.log1p(-share_I)).mean())
+
+
+def logged_exposure(dataset: TokenisedDataset) -> tuple[Exposure, str]:
+    """The showings of the train log's slates, or its events where it has none; and which: "slates" or "events"."""
+    slates, source = dataset.slates, "slates"
+    if slates is not None and bool((slates.split_S == TRAIN).any()):
+        shown = slates.slate_SK[slates.split_S == TRAIN]
+    else:
+        shown, source = dataset.event_item_E[dataset.event_split_E == TRAIN], "events"
+    logged = Exposure(tokens=dataset.tokens)
+    logged.add(torch.from_numpy(shown.astype(np.int64)))
+    logged.count_N[:FIRST_ITEM] = 0.0
+    return logged, source
 
 
 @dataclass(frozen=True)

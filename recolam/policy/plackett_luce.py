@@ -1,6 +1,7 @@
 """The slate distribution (it lives below, since the demo world's logging policy samples from it too)."""
 
 from recolam.sequence.plackett_luce import (
+    check_room,
     conditional_log_probs,
     conditional_means,
     conditional_sums,
@@ -14,6 +15,7 @@ from recolam.sequence.plackett_luce import (
 )
 
 __all__ = [
+    "check_room",
     "conditional_log_probs",
     "conditional_means",
     "conditional_sums",

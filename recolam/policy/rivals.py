@@ -8,8 +8,9 @@ from torch import Tensor
 
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation, Sight, SightedEnvironment
+from recolam.policy.admission import Admission, Anything
 from recolam.policy.bandit import LinearBandit
-from recolam.policy.decoder_rollout import Sessions, random_slates
+from recolam.policy.decoder_rollout import Sessions
 from recolam.policy.random_log import Budget, RandomLog
 from recolam.policy.response import Answers, ResponseFit, ResponseModel, root_mean_square
 from recolam.policy.returns import Act
@@ -30,33 +31,46 @@ def popularity(environment: SightedEnvironment, log: RandomLog) -> Act:
     return lambda observation, _: slate_K.expand(len(observation.length_B), -1).contiguous()
 
 
-def bandit(environment: SightedEnvironment, budget: Budget, *, seed: int) -> Act:
+def bandit(environment: SightedEnvironment, budget: Budget, *, seed: int, admission: Admission | None = None) -> Act:
     """Thompson sampling of linear rewards while it learns; the mean's greedy slate afterwards."""
+    admission = admission or Anything(tokens=environment.tokens)
     user_size = environment.reset(users=1, seed=seed).user_BF.shape[1]
     learner = LinearBandit.of(environment.feature_NG, environment.attribute_NZ, user_size=user_size)
     for sessions, generator in budget.rounds(environment, seed=seed):
         while bool(sessions.is_active_B.any()):
             known = len(sessions.answers)
-            sessions.play_by(_sampled(learner, environment.slate_size), generator, steps=_SEGMENT)
+            sessions.play_by(_sampled(learner, admission, environment.slate_size), generator, steps=_SEGMENT)
             learner.learn(Answers.joined(sessions.answers[known:]))
-    return _greedy(learner, environment.slate_size)
+    return _greedy(learner, admission, environment.slate_size)
 
 
-def slateq(environment: SightedEnvironment, budget: Budget, config: SlateQConfig, *, seed: int) -> Act:
-    """SlateQ with a learnt click model; whole slates are random at first, and with probability 0.1 at the end."""
+def slateq(
+    environment: SightedEnvironment,
+    budget: Budget,
+    config: SlateQConfig,
+    *,
+    seed: int,
+    admission: Admission | None = None,
+) -> Act:
+    """SlateQ with a learnt click model; whole slates are random at first, and with probability 0.1 at the end.
+
+    `admission` narrows what is shown, not the maximum in the target.
+    """
+    admission = admission or Anything(tokens=environment.tokens)
     first = environment.reset(users=budget.users, seed=derive(seed, "learning", 0))
     agent = _new_slateq(environment, first, config, seed=seed)
     fit, replay, done = ResponseFit(agent.response), Replay(), 0
     for sessions, generator in budget.rounds(environment, seed=seed):
         while bool(sessions.is_active_B.any()):
             exploration = max(1.0 - 2.0 * (done + sessions.played) / budget.steps, _LEAST_EXPLORATION)
-            act = _exploring(_greedy(agent, environment.slate_size), random_slates(environment), exploration)
+            greedy = _greedy(agent, admission, environment.slate_size)
+            act = _exploring(greedy, _random(admission, environment.slate_size), exploration)
             replay.add(Transitions.joined(_transitions(sessions, act, generator)))
             known = replay.transitions
             fit.steps(known.answers, _RESPONSE_STEPS, generator)
             agent.learn(known, generator)
         done += sessions.played
-    return _greedy(agent, environment.slate_size)
+    return _greedy(agent, admission, environment.slate_size)
 
 
 def _new_slateq(environment: SightedEnvironment, sight: Sight, config: SlateQConfig, *, seed: int) -> SlateQAgent:
@@ -94,9 +108,17 @@ def _exploring(act: Act, explore: Act, share: float) -> Act:
     return mixed
 
 
-def _greedy(agent: LinearBandit | SlateQAgent, k: int) -> Act:
-    return lambda observation, _: agent.slates(observation, k=k, generator=None)
+def _greedy(agent: LinearBandit | SlateQAgent, admission: Admission, k: int) -> Act:
+    def act(observation: Observation, generator: torch.Generator) -> Tensor:
+        score_BN = agent.scores(observation, None) if isinstance(agent, LinearBandit) else agent.scores(observation)
+        return admission.best(score_BN, observation, k=k)
+
+    return act
 
 
-def _sampled(agent: LinearBandit, k: int) -> Act:
-    return lambda observation, generator: agent.slates(observation, k=k, generator=generator)
+def _sampled(agent: LinearBandit, admission: Admission, k: int) -> Act:
+    return lambda observation, generator: admission.best(agent.scores(observation, generator), observation, k=k)
+
+
+def _random(admission: Admission, k: int) -> Act:
+    return lambda observation, generator: admission.random(observation, k=k, generator=generator)

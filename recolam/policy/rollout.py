@@ -63,6 +63,7 @@ class Rollout:
     candidate_BHC: Tensor | None = None
 
 
+@torch.no_grad()
 def play(environment: Sessions, agent: SlateAgent, *, users: int, replicas: int, seed: int) -> Rollout:
     """Plays `users` x `replicas` sessions; the replicas of one user begin alike (rows u * replicas to + replicas).
 

@@ -139,6 +139,18 @@ class SlateQAgent(nn.Module):
         candidate_BC, label_BC, _ = self._labels(self.values, state_of(sight), sight.user_BF)
         return candidate_BC.gather(1, label_BC.topk(k, dim=1).indices)
 
+    @torch.no_grad()
+    def scores(self, observation: Observation) -> Tensor:
+        """Labels of candidates, and below them all other items by their expected reward; float [B, N].
+
+        The first of them make the greedy slate; who may not show these finds what comes next.
+        """
+        sight = sight_of(observation)
+        candidate_BC, label_BC, _ = self._labels(self.values, state_of(sight), sight.user_BF)
+        expected_BN = self.response.expected(sight.user_BF)
+        behind_BN = label_BC.amin(dim=1, keepdim=True) - 1.0 - (expected_BN.amax(dim=1, keepdim=True) - expected_BN)
+        return behind_BN.scatter(1, candidate_BC, label_BC)
+
     def learn(self, transitions: Transitions, generator: torch.Generator) -> None:
         """Takes the configured number of gradient steps."""
         for _ in range(self.config.gradient_steps):

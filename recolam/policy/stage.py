@@ -14,9 +14,12 @@ from recolam.contracts.dataset import TokenisedDataset
 from recolam.contracts.stage import StageContext
 from recolam.errors import ConfigError
 from recolam.policy import returns
-from recolam.policy.agent import SlateAgent
+from recolam.policy.agent import AUTOREGRESSIVE, Decoder, SlateAgent
 from recolam.policy.closed_loop import ClosedLoopConfig, closed_loop
-from recolam.policy.retrieval import candidates_for
+from recolam.policy.comparison import Budget, contestants, learnt_rivals, what_was_shown
+from recolam.policy.exposure import Exposure
+from recolam.policy.interaction import Interaction
+from recolam.policy.retrieval import LARGEST_WHOLE, candidates_for
 from recolam.policy.reward import WORLD_ALONE, Reward, Surroundings, check_weights
 from recolam.policy.rewarded import under
 from recolam.policy.rules import ConstraintsConfig, check_slates, named_constraints
@@ -27,6 +30,8 @@ from recolam.sequence.model import load_sequence_model
 from recolam.world.environment import SimulatedUsers
 from recolam.world.learnt_reward import LearntReward
 from recolam.world.saved import SavedWorld
+
+Curves = dict[str, list[list[float]]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,13 @@ class PolicyConfig:
         constraints: what every slate keeps, in training as when serving.
         candidates: from how many items, found by the pretrained model, a slate is chosen; 0 for the whole catalogue, or
             for as many as are tractable where it has more than `recolam.policy.retrieval.LARGEST_WHOLE` items.
+        decoder: "plackett_luce": an item's score is the same at every position. "autoregressive": the items before it
+            change it, as training finds (`recolam.policy.interaction`); training starts as with the former.
         uncertainty_penalty, entropy_bonus: what learning in fitted users is charged with (`recolam.world.cautious`);
             the comparison never is.
+        rivals: whether a bandit and SlateQ learn, too, from as many sessions of the same users, for the comparison; not
+            in catalogues of more than `recolam.policy.retrieval.LARGEST_WHOLE` items.
+        rival_steps: about how many user-steps each of them plays at most.
         closed_loop: the check of the fitted world where the true users are known.
     """
 
@@ -57,12 +67,28 @@ class PolicyConfig:
     learnt_reward: str | None = None
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
     candidates: int = 0
+    decoder: Decoder = "plackett_luce"
+    rivals: bool = True
+    rival_steps: int = 100_000
     closed_loop: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
 
     def __post_init__(self) -> None:
         check_weights(self.reward)
         if self.candidates < 0:
             raise ConfigError(f"candidates is {self.candidates}, below 0")
+        if self.rival_steps < 1:
+            raise ConfigError(f"rival_steps is {self.rival_steps}, below 1; rivals: false leaves them out")
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        """Item values see what picks earn and lead to; what a slate earns by being shown would be learnt by nobody."""
+        by_showing = [f"reward {name!r}" for name in ("fairness", "uncertainty") if self.reward.get(name)]
+        by_showing += [name for name in ("uncertainty_penalty", "entropy_bonus") if getattr(self, name)]
+        if self.training.estimator == "pl_rank" and not self.training.pl_rank.correction and by_showing:
+            raise ConfigError(
+                f"{by_showing[0]} is earned by what is shown, and estimator 'pl_rank' learns what picks are worth: set "
+                "training.pl_rank.correction above 0, or take another estimator"
+            )
 
 
 def fingerprint(config: PolicyConfig) -> str | None:
@@ -121,17 +147,52 @@ class Prepared:
         model, retriever = load_sequence_model(self.pretrained).eval(), None
         if self.settings.get("candidates"):
             retriever = load_sequence_model(self.pretrained).eval().requires_grad_(False)
-        return SlateAgent(model, self.config.temperature, self.dataset.items, self.settings, retriever=retriever)
+        interaction = Interaction(model.config.width) if self.config.decoder == AUTOREGRESSIVE else None
+        return SlateAgent(
+            model, self.config.temperature, self.dataset.items, self.settings, retriever=retriever,
+            interaction=interaction,
+        )  # fmt: skip
 
     def train(
         self, agent: SlateAgent, *, seed: int, scratch: Path, on_validation: OnValidation | None = None
-    ) -> dict[str, list[list[float]]]:
+    ) -> Curves:
         """Trains the agent with the world's train users, as the stage does with this seed; returns the curves."""
         environment = under(self.reward, self.learning)
         return train_policy(
             agent, environment, self.config.training, seed=derive(seed, "policy"), scratch=scratch,
             popularity_N=self.popularity_N, on_validation=on_validation,
         )  # fmt: skip
+
+
+def _compared(
+    prepared: Prepared, agent: SlateAgent, curves: Curves, judging: SimulatedUsers, *, seed: int
+) -> dict[str, Any]:
+    """returns, composed_returns where the reward is a composed one, and exposure."""
+    config, popularity_N, untrained = prepared.config, prepared.popularity_N, prepared.fresh()
+    training = config.training
+    policies = contestants(agent, untrained, judging, popularity_N)
+    budget = Budget(
+        sessions=len(curves.get("return", [])) * training.users * training.replicas,
+        user_steps=int(curves["user_steps"][-1][1]) if "user_steps" in curves else 0,
+        most=config.rival_steps,
+    )
+    learnt_from = {"trained": {"sessions": budget.sessions, "user_steps": budget.user_steps}}
+    learnt_from["trained_sampled"] = learnt_from["trained"]
+    if config.rivals and budget.sessions and judging.tokens <= LARGEST_WHOLE:
+        learning = under(prepared.reward, prepared.learning)
+        learnt, steps = learnt_rivals(
+            learning, untrained, popularity_N, budget, gamma=training.gamma, seed=derive(seed, "policy")
+        )
+        policies, learnt_from = {**policies, **learnt}, {**learnt_from, **steps}
+    exposures = {name: Exposure(tokens=judging.tokens) for name in policies}
+    users, seeds = config.evaluation_users, returns.comparison_seeds(seed, config.evaluation_seeds)
+    found = {"returns": returns.compare(judging, policies, users=users, seeds=seeds, exposures=exposures)}
+    if not prepared.reward.is_worlds_own:
+        found["composed_returns"] = returns.compare(under(prepared.reward, judging), policies, users=users, seeds=seeds)
+    for table in found.values():
+        for name, row in learnt_from.items():
+            table[name]["learnt_from"] = row
+    return {**found, "exposure": what_was_shown(exposures, prepared.dataset, popularity_N)}
 
 
 def _restrictions(config: PolicyConfig, dataset: TokenisedDataset, *, slate_size: int) -> dict[str, Any]:
@@ -148,8 +209,8 @@ def _restrictions(config: PolicyConfig, dataset: TokenisedDataset, *, slate_size
 
 def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     """Inputs: pretrain (start weights), world, features. Leaves model/, vocabulary.json, policy.json, curves.json,
-    returns.json (of the world's own reward) and, where another one was learnt for, composed_returns.json; where
-    the true users are known, closed_loop.json.
+    returns.json (of the world's own reward) and, where another one was learnt for, composed_returns.json; exposure.json
+    (what each policy showed, beside the log); where the true users are known, closed_loop.json.
 
     The comparison plays users whom neither the fitting nor the training of the policy has met, on seeds of its own.
     """
@@ -157,25 +218,10 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
     judging, agent = prepared.world.environment(population="held_out"), prepared.fresh()
     curves = prepared.train(agent, seed=context.seed, scratch=context.scratch)
     current().say("comparing policies on held-out users")
-    k, untrained = judging.slate_size, prepared.fresh()
-    policies = {
-        "random": returns.uniform(tokens=judging.tokens, k=k),
-        "popularity": returns.static(prepared.popularity_N, k=k),
-        "untrained": returns.sampled(untrained, k=k),
-        "pretrained_greedy": returns.greedy(untrained, k=k),
-        "trained": returns.greedy(agent, k=k),
-        "trained_sampled": returns.sampled(agent, k=k),
-        "myopic": returns.myopic(judging),
-    }
-    seeds = returns.comparison_seeds(context.seed, config.evaluation_seeds)
-    table = returns.compare(judging, policies, users=config.evaluation_users, seeds=seeds)
-    both = {"returns": table}
-    if not prepared.reward.is_worlds_own:
-        judge = under(prepared.reward, judging)
-        both["composed_returns"] = returns.compare(judge, policies, users=config.evaluation_users, seeds=seeds)
+    tables = _compared(prepared, agent, curves, judging, seed=context.seed)
     agent.save(context.out, titles=prepared.dataset.titles)
     (context.out / "curves.json").write_text(json.dumps(curves))
-    for name, content in both.items():
+    for name, content in tables.items():
         (context.out / f"{name}.json").write_text(json.dumps(content))
     world = prepared.world
     if config.closed_loop.iterations and world.truth is not None:
@@ -185,7 +231,7 @@ def run(config: PolicyConfig, context: StageContext) -> dict[str, Any]:
         )  # fmt: skip
         (context.out / "closed_loop.json").write_text(json.dumps(found))
     return {
-        **both,
+        **tables,
         "reward": prepared.settings["reward"],
         "best_validation_return": max(value for _, value in curves["validation_return"]),
         "training": asdict(config.training),

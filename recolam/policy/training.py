@@ -19,6 +19,7 @@ from recolam.policy.agent import SlateAgent
 from recolam.policy.clock import Clock
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.exposure import Exposure
+from recolam.policy.item_value_learning import ItemValueLearner
 from recolam.policy.learner import Learner
 from recolam.policy.returns import greedy, session_returns
 from recolam.policy.rewarded import RewardedSessions
@@ -26,9 +27,10 @@ from recolam.policy.rollout import Sessions, play
 from recolam.seeding import derive
 from recolam.sequence.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from recolam.sequence.distributed import Processes, process_group
-from recolam.sequence.model import SequenceModel
 
 __all__ = ["OnValidation", "PolicyTrainingConfig", "train_policy"]
+
+_ITEM_VALUES = "item_values."
 
 OnValidation = Callable[[int, float], None]
 
@@ -44,7 +46,7 @@ def train_policy(
     on_validation: OnValidation | None = None,
     clock: Clock | None = None,
 ) -> dict[str, list[list[float]]]:
-    """Trains `agent` in place, leaves it at its best validated weights, returns the curves.
+    """Trains `agent` in place, leaves it at its best validated weights, returns the curves (`user_steps`: so far).
 
     Validation plays the greedy policy with seeds of its own, never those of the final comparison, and counts what it
     shows (`recolam.policy.exposure`); `popularity_N` holds the behaviour log's events per token id, for its drift.
@@ -86,16 +88,24 @@ class _Trainer:
         self.agent, self.environment, self.config, self.processes = agent, environment, config, processes
         self.seed, self.scratch = seed, scratch
         self.model = agent.model.eval()  # dropout would make the sampled and the differentiated distribution differ
-        self.optimizer = _adam(self.model, config)
+        self.networks = agent.networks()
+        self.optimizer = _adam(agent, config)
+        reference = copy.deepcopy(agent.model).requires_grad_(False)
+        self.item_values = None
+        if config.estimator == "pl_rank":
+            self.item_values = ItemValueLearner(
+                reference.item_table(), config.pl_rank, slate_size=environment.slate_size, gamma=config.gamma,
+                shards=config.shards, processes=processes,
+            )  # fmt: skip
         self.learner = Learner(
-            self.model, copy.deepcopy(agent.model).requires_grad_(False), self.optimizer, config,
-            temperature=agent.temperature, processes=processes, constraints=agent.constraints,
+            self.model, reference, self.optimizer, config, temperature=agent.temperature, processes=processes,
+            constraints=agent.constraints, interaction=agent.interaction, item_values=self.item_values,
         )  # fmt: skip
         self.popularity_N, self.clock = popularity_N, clock
         self.first_exposure_N: Tensor | None = None
         self.iteration, self.best_return, self.stale = 0, -math.inf, 0
         self.curves: dict[str, list[list[float]]] = {}
-        self.best = copy.deepcopy(self.model.state_dict())
+        self.best = copy.deepcopy(self.networks.state_dict())
         self._resume()
 
     def run(self, on_validation: OnValidation | None) -> dict[str, list[list[float]]]:
@@ -115,7 +125,7 @@ class _Trainer:
                 if self.iteration % config.checkpoint_every == 0:
                     self._save()
                 progress.advance(best=self.best_return, earned=figures["return"])
-        self.model.load_state_dict(self.best)
+        self.networks.load_state_dict(self.best)
         return self.curves
 
     def _iterate(self) -> dict[str, float]:
@@ -132,17 +142,19 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * remaining
         with self.clock.part("learning"):
-            return self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
+            figures = self.learner.learn(rollouts, entropy_weight=config.entropy_at(self.iteration))
+        before = self.curves["user_steps"][-1][1] if self.iteration else 0
+        return {**figures, "user_steps": before + int(self.learner.states_count)}
 
     def _validate(self, on_validation: OnValidation | None) -> None:
         exposure = Exposure(tokens=self.environment.tokens)
-        act = exposure.counted(greedy(self.agent, k=self.environment.slate_size))
+        act = greedy(self.agent, k=self.environment.slate_size)
         return_J = torch.zeros(self.config.validation_seeds, dtype=torch.float64)
         with self.clock.part("validation", is_whole=True):
             for index in range(self.processes.rank, len(return_J), self.processes.size):
                 return_J[index] = session_returns(
                     self.environment, act, users=self.config.validation_users,
-                    seed=derive(self.seed, "validation", index),
+                    seed=derive(self.seed, "validation", index), exposure=exposure,
                 )  # fmt: skip
         mean = float(self.processes.total(return_J).mean())
         exposure.count_N = self.processes.total(exposure.count_N)
@@ -157,7 +169,7 @@ class _Trainer:
             self.config.floors.check_exposure(shown, slate_size=k, items=items, iteration=self.iteration)
         self.stale += 1
         if mean > self.best_return:
-            self.best_return, self.best, self.stale = mean, copy.deepcopy(self.model.state_dict()), 0
+            self.best_return, self.best, self.stale = mean, copy.deepcopy(self.networks.state_dict()), 0
         if on_validation is not None:
             on_validation(self.iteration, mean)
 
@@ -165,13 +177,16 @@ class _Trainer:
         reward = dict(self.environment.reward.weights) if isinstance(self.environment, RewardedSessions) else None
         settings = self.agent.settings
         restricted = {name: settings[name] for name in ("constraints", "candidates") if name in settings}
-        return {"seed": self.seed, "reward": reward, **restricted, **asdict(self.config)}
+        decoder = self.agent.decoder
+        return {"seed": self.seed, "reward": reward, "decoder": decoder, **restricted, **asdict(self.config)}
 
     def _save(self) -> None:
         if not self.processes.is_first:
             return
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = dict(self.networks.state_dict())
         tensors |= {f"best.{name}": value for name, value in self.best.items()} | optimizer_tensors(self.optimizer)
+        if self.item_values is not None:
+            tensors |= {_ITEM_VALUES + name: value for name, value in self.item_values.tensors().items()}
         tensors["exposure.first"] = cast(Tensor, self.first_exposure_N)
         state = {
             "iteration": self.iteration, "best_return": self.best_return, "stale": self.stale, "curves": self.curves
@@ -185,18 +200,20 @@ class _Trainer:
         tensors, state = found
         self.iteration, self.best_return, self.stale = state["iteration"], state["best_return"], state["stale"]
         self.curves = state["curves"]
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        self.networks.load_state_dict({name: tensors[name] for name in self.networks.state_dict()})
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.first_exposure_N = tensors["exposure.first"]
         restore_optimizer(self.optimizer, tensors)
+        if self.item_values is not None:
+            own = {k.removeprefix(_ITEM_VALUES): v for k, v in tensors.items() if k.startswith(_ITEM_VALUES)}
+            self.item_values.restore(own)
 
 
-def _adam(model: SequenceModel, config: PolicyTrainingConfig) -> torch.optim.Adam:
-    item_side = ("item_vectors.", "text_projection.")
+def _adam(agent: SlateAgent, config: PolicyTrainingConfig) -> torch.optim.Adam:
+    item_side, model, rate = ("item_vectors.", "text_projection."), agent.model, config.learning_rate
     items = [parameter for name, parameter in model.named_parameters() if name.startswith(item_side)]
     others = [parameter for name, parameter in model.named_parameters() if not name.startswith(item_side)]
-    groups = [
-        {"params": parameters, "lr": rate, "initial_lr": rate}
-        for parameters, rate in ((others, config.learning_rate), (items, config.learning_rate * config.item_rate))
-    ]
-    return torch.optim.Adam(groups)
+    rates = [(others, rate), (items, rate * config.item_rate)]
+    if agent.interaction is not None:
+        rates.append((list(agent.interaction.parameters()), rate * config.interaction_rate))
+    return torch.optim.Adam([{"params": parameters, "lr": rate, "initial_lr": rate} for parameters, rate in rates])

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from recolam.errors import ConfigError
-from recolam.policy import constrained
 from recolam.policy.constraints import SlateConstraints
 
 _BLOCK = 65_536
@@ -81,31 +80,17 @@ def candidate_scores(state_BD: Tensor, table_ND: Tensor, candidate_BC: Tensor) -
     return (table_ND[candidate_BC] @ state_BD[..., None])[..., 0]
 
 
-def sample(
-    candidate_BC: Tensor,
-    score_BC: Tensor,
-    k: int,
-    generator: torch.Generator | None,
-    constraints: SlateConstraints | None = None,
-) -> Tensor:
-    """Item ids of a slate for each row, int64 [B, k]; without a generator the best candidates.
+def in_columns(candidate_BC: Tensor, slate_BK: Tensor, log_probs: Callable[[Tensor], Tensor]) -> Tensor:
+    """`log_probs` of the columns that hold these items, float [B, K]; -inf for an item that is no candidate.
 
-    Raises:
-        ValueError: candidates that cannot keep the constraints, even if the catalogue could.
+    Args:
+        log_probs: columns int64 [B, K] -> float [B, K], position by position.
     """
-    return candidate_BC.gather(1, constrained.sample(score_BC, k, narrowed(constraints, candidate_BC), generator))
-
-
-def position_log_probs(
-    candidate_BC: Tensor, score_BC: Tensor, slate_BK: Tensor, constraints: SlateConstraints | None = None
-) -> Tensor:
-    """log P(a_k | a_1..a_{k-1}) given the candidates, float [B, K]; -inf for an item that is no open candidate."""
     is_same_BKC = slate_BK[..., None] == candidate_BC[:, None]
     is_candidate_BK = is_same_BKC.any(dim=2)
     is_whole_B1 = is_candidate_BK.all(dim=1, keepdim=True)
     filler_K = torch.arange(slate_BK.shape[1], device=slate_BK.device)  # any slate: its row is -inf in the end
-    place_BK = torch.where(is_whole_B1, is_same_BKC.long().argmax(dim=2), filler_K)
-    log_prob_BK = constrained.position_log_probs(score_BC, place_BK, narrowed(constraints, candidate_BC))
+    log_prob_BK = log_probs(torch.where(is_whole_B1, is_same_BKC.long().argmax(dim=2), filler_K))
     return torch.where(is_whole_B1, log_prob_BK, torch.where(is_candidate_BK, 0.0, -torch.inf).to(log_prob_BK.dtype))
 
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recolam.errors import ArtifactError
+
+_TOLD = 0.5  # of the log's coverage: a policy below it is promoted with a warning
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,15 @@ def decide(
     difference: Mapping[str, Any] | None,
     baseline_return: float,
     min_gain: float = 0.0,
+    coverage: Mapping[str, Any] | None = None,
+    min_coverage: float = 0.0,
 ) -> Decision:
     """Decides on a candidate.
 
-    A candidate must show valid slates, finite scores and numbers, and earn more than the baseline. Beyond that it
-    must beat the champion, if there is one: the lower bound of the 95 % interval of the paired difference of returns
-    (candidate minus champion, on the same seeds) must exceed `min_gain`. A champion made for another catalogue cannot
-    serve this one: it is replaced, and stays reachable as the previous champion.
+    A candidate must show valid slates, finite scores and numbers, earn more than the baseline, and show enough of the
+    catalogue. Beyond that it must beat the champion, if there is one: the lower bound of the 95 % interval of the
+    paired difference of returns (candidate minus champion, on the same seeds) must exceed `min_gain`. A champion made
+    for another catalogue cannot serve this one: it is replaced, and stays reachable as the previous champion.
 
     Args:
         candidate: policy_digest, return_mean, slates_valid, finite.
@@ -37,15 +41,30 @@ def decide(
         difference: mean and ci95 [low, high] (or None where it is not finite), or None where nothing was compared.
         baseline_return: the return of random slates.
         min_gain: in units of return.
+        coverage: the `share` of the catalogue that the candidate shows in what as many showings of the behaviour log
+            would cover; below half it is told, below `min_coverage` it is a fault. None where nothing was counted.
 
     Raises:
         ArtifactError: a number that the decision needs is missing.
     """
     if champion is not None and _read(candidate, "policy_digest") == _read(champion, "policy_digest"):
         return Decision(promote=False, reasons=["The candidate is the champion already."])
-    faults = _faults(candidate, baseline_return)
+    reach = None if coverage is None else _number(coverage, "share")
+    faults = _faults(candidate, baseline_return) + _narrow(reach, min_coverage)
     if faults:
         return Decision(promote=False, reasons=faults)
+    decision = _against(candidate, champion, difference=difference, baseline_return=baseline_return, min_gain=min_gain)
+    return replace(decision, reasons=decision.reasons + _narrow(reach, _TOLD))
+
+
+def _against(
+    candidate: Mapping[str, Any],
+    champion: Mapping[str, Any] | None,
+    *,
+    difference: Mapping[str, Any] | None,
+    baseline_return: float,
+    min_gain: float,
+) -> Decision:
     own_return = _number(candidate, "return_mean")
     above = f"Its return of {own_return:.4g} is above the {baseline_return:.4g} of random slates."
     if champion is None:
@@ -62,7 +81,7 @@ def decide(
     return Decision(promote=False, reasons=[compared, f"Its lower bound does not exceed {min_gain:.4g}."])
 
 
-def decide_from_report(report: Mapping[str, Any], *, min_gain: float) -> Decision:
+def decide_from_report(report: Mapping[str, Any], *, min_gain: float, min_coverage: float = 0.0) -> Decision:
     """`decide` on the numbers under `gate` in an evaluation's report.
 
     Raises:
@@ -75,7 +94,16 @@ def decide_from_report(report: Mapping[str, Any], *, min_gain: float) -> Decisio
         difference=_read(gate, "difference"),
         baseline_return=_number(gate, "baseline_return"),
         min_gain=min_gain,
+        coverage=gate.get("coverage"),  # absent in reports of older versions
+        min_coverage=min_coverage,
     )
+
+
+def _narrow(reach: float | None, floor: float) -> list[str]:
+    """The sentence on a coverage under the floor, NaN included; a floor of 0 switches it off."""
+    if reach is None or floor <= 0 or reach >= floor:
+        return []
+    return [f"It shows {reach:.2g} of what as many showings of the log would cover, less than {floor:.2g}."]
 
 
 def _faults(candidate: Mapping[str, Any], baseline_return: float) -> list[str]:

@@ -33,15 +33,20 @@ class RegisterConfig:
     Attributes:
         model_name: the registered model; a tuned policy's is this, a dash and its domain.
         min_gain: what the paired difference of returns to the champion must exceed, with 95 % confidence.
+        min_coverage: how much of the catalogue a policy must show in simulated sessions, as a share of what as many
+            showings drawn like the behaviour log's would cover; 0 for no floor. Below half there is a warning.
     """
 
     model_name: str = "recolam-slate-policy"
     min_gain: float = 0.0
+    min_coverage: float = 0.05
 
     def __post_init__(self) -> None:
         safe_name(self.model_name)
         if not 0 <= self.min_gain < float("inf"):
             raise ConfigError(f"min_gain: {self.min_gain} is not a finite number of at least 0")
+        if not 0 <= self.min_coverage <= 1:
+            raise ConfigError(f"min_coverage: {self.min_coverage} is not a share from 0 to 1")
 
 
 def run(config: RegisterConfig, context: StageContext) -> dict[str, Any]:
@@ -54,7 +59,9 @@ def run(config: RegisterConfig, context: StageContext) -> dict[str, Any]:
         PromotionConflict: the champion is not the one that the evaluation compared with.
     """
     policy, evaluate = context.inputs["policy"], context.inputs["evaluate"]
-    decision = decide_from_report(evaluate.json(REPORT_FILE), min_gain=config.min_gain)
+    decision = decide_from_report(
+        evaluate.json(REPORT_FILE), min_gain=config.min_gain, min_coverage=config.min_coverage
+    )
     run_id = track_stage(context.home, policy)
     version = register_version(
         context.home,

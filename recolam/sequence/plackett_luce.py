@@ -20,12 +20,17 @@ def sample(score_BN: Tensor, k: int, generator: torch.Generator | None) -> Tenso
     Raises:
         ValueError: a row has fewer than k items with a finite score.
     """
-    fewest = int(torch.isfinite(score_BN).sum(dim=1).min()) if len(score_BN) else k
-    if fewest < k:
-        raise ValueError(f"a slate of {k} items cannot be made of {fewest} admissible items")
+    check_room(score_BN, k)
     if generator is None:
         return score_BN.topk(k, dim=1).indices
     return perturbed(score_BN, generator).topk(k, dim=1).indices
+
+
+def check_room(score_BN: Tensor, k: int) -> None:
+    """Raises ValueError: a row has fewer than k items with a finite score."""
+    fewest = int(torch.isfinite(score_BN).sum(dim=1).min()) if len(score_BN) else k
+    if fewest < k:
+        raise ValueError(f"a slate of {k} items cannot be made of {fewest} admissible items")
 
 
 def perturbed(score_BN: Tensor, generator: torch.Generator) -> Tensor:

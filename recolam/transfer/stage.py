@@ -35,7 +35,8 @@ def run(config: TransferConfig, context: StageContext) -> dict[str, Any]:
     same validation queries; test figures are reported and decide nothing. Without a validation query nothing can
     show that tuning helps, and scratch is kept.
 
-    The source policy's constraints hold as far as the target domain knows their items and groups.
+    The source policy's constraints hold as far as the target domain knows their items and groups. Its autoregressive
+    slates stay such where its model is kept: what items do to each other's scores is a matter of their embeddings.
     """
     dataset = TokenisedDataset.load(context.inputs["features"].path)
     source = SlateAgent.load(context.inputs["policy"].path)
@@ -61,10 +62,13 @@ def run(config: TransferConfig, context: StageContext) -> dict[str, Any]:
     best = max(config.methods, key=lambda method: validation[method], default="scratch")
     kept = best if validation[best] >= validation["scratch"] else "scratch"
     retriever = None if source.retriever is None else candidates[kept]  # nothing is learnt for the policy after this
+    interaction = None if kept == "scratch" else source.interaction  # it reads the source's item embeddings
     settings = {
         **source.settings, "domain": dataset.info["domain"], "tuned": kept, **_constraints_here(source, dataset)
     }  # fmt: skip
-    tuned = SlateAgent(candidates[kept], source.temperature, dataset.items, settings, retriever=retriever)
+    tuned = SlateAgent(
+        candidates[kept], source.temperature, dataset.items, settings, retriever=retriever, interaction=interaction
+    )
     tuned.save(context.out, titles=dataset.titles)
     metrics = {
         "domain": dataset.info["domain"],

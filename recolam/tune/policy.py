@@ -75,7 +75,7 @@ def tune_policy(
 
     def make(values: Mapping[str, Any]) -> PolicyConfig:
         for key in values:
-            if key in JUDGING or not (key == "temperature" or key.startswith("training.")):
+            if key in JUDGING or not (key in ("temperature", "decoder") or key.startswith("training.")):
                 raise ConfigError("trials are judged by it, or it is no setting of the training")
         return from_mapping(PolicyConfig, over(base, values), where="policy")
 

@@ -170,12 +170,18 @@ class FittedUsers:
     def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
         """The K items of largest exp(utility) x (reward - value of the slate): the best unordered slate of the
         multinomial logit with the members' mean utilities (Rusmevichientong et al. 2010), its best item first."""
+        weight_BN, reward_BN = self.logit_choice(state)
+        if is_available_BN is not None:
+            weight_BN = weight_BN * is_available_BN
+        best_BK = best_logit_slate(weight_BN[:, FIRST_ITEM:], reward_BN[:, FIRST_ITEM:], k=self.slate_size)
+        return best_BK + FIRST_ITEM
+
+    @torch.no_grad()
+    def logit_choice(self, state: Value) -> tuple[Tensor, Tensor]:
+        """Every item's weight in the choice by the members' mean utilities, where no click has weight 1 (0 for what the
+        user had), and its reward given a click; float [B, N] each."""
         taste_BD = state.get("taste")
         utility_BN = self.response.catalogue_utilities(taste_BD)
         utility_BN.scatter_(1, state.get("history"), -torch.inf)
-        if is_available_BN is not None:
-            utility_BN = utility_BN.masked_fill(~is_available_BN, -torch.inf)
-        weight_BN = (utility_BN - self.response.no_click(taste_BD, state.get("context")).mean(dim=0)[:, None]).exp()
-        reward_BN = self.response.catalogue_rewards(taste_BD)
-        best_BK = best_logit_slate(weight_BN[:, FIRST_ITEM:], reward_BN[:, FIRST_ITEM:], k=self.slate_size)
-        return best_BK + FIRST_ITEM
+        no_click_B = self.response.no_click(taste_BD, state.get("context")).mean(dim=0)
+        return (utility_BN - no_click_B[:, None]).exp(), self.response.catalogue_rewards(taste_BD)

@@ -165,11 +165,15 @@ class InterestEvolutionUsers:
 
     def greedy_slate(self, state: Value, *, is_available_BN: Tensor | None = None) -> Tensor:
         """The slate of largest expected watch time this step, knowing the interest; int64 [B, K]."""
+        weight_BN, time_1N = self.logit_choice(state)
+        if is_available_BN is not None:
+            weight_BN = weight_BN * is_available_BN
+        return best_logit_slate(weight_BN[:, FIRST_ITEM:], time_1N[:, FIRST_ITEM:], k=self.slate_size) + FIRST_ITEM
+
+    def logit_choice(self, state: Value) -> tuple[Tensor, Tensor]:
+        """Every item's weight in the choice, where no click has weight 1 (0 for what the user had), and its watch time,
+        float [B, N] and [1, N]."""
         distance_BN = torch.cdist(state.get("interest"), self.corpus.feature_NZ)
         affinity_BN = self.config.offset - self.config.affinity_scale * distance_BN
         affinity_BN.scatter_(1, state.get("history"), -torch.inf)
-        if is_available_BN is not None:
-            affinity_BN.masked_fill_(~is_available_BN, -torch.inf)
-        weight_BI = (affinity_BN[:, FIRST_ITEM:] - self.config.no_click).exp()
-        time_1I = watch_time(self.corpus.quality_N, self.corpus.length_N)[None, FIRST_ITEM:]
-        return best_logit_slate(weight_BI, time_1I, k=self.slate_size) + FIRST_ITEM
+        return (affinity_BN - self.config.no_click).exp(), watch_time(self.corpus.quality_N, self.corpus.length_N)[None]

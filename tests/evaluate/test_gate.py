@@ -28,6 +28,7 @@ def test_gate_without_champion() -> None:
     half = 4.30265 / np.sqrt(3)
     assert gate["candidate"]["return_ci95"] == pytest.approx([4 - half, 4 + half], rel=1e-4)
     assert gate["champion"] is None
+    assert gate["coverage"] is None
     assert gate["difference"] is None
     assert decide_from_report({"gate": gate}, min_gain=0.0).promote
 

@@ -23,6 +23,7 @@ from recolam.errors import DataError
 from recolam.evaluate.off_policy import OffPolicyResult, choose_slates, evaluate_off_policy
 from recolam.evaluate.seen import observe
 from recolam.policy.agent import SlateAgent
+from recolam.policy.distribution import SlateDistribution
 from recolam.sequence.model import SequenceConfig, SequenceModel
 
 ITEMS, USERS, WIDTH, MAX_LEN = 6, 40, 2, 4
@@ -163,8 +164,9 @@ def test_a_better_policy_gains() -> None:
 class _Rewarded(SlateAgent):
     """Scores items by what they truly earn."""
 
-    def slate_scores(self, observation: Observation) -> Tensor:
-        return super().slate_scores(observation) + ITEM_REWARD / self.temperature
+    def distribution(self, observation: Observation, *, excluded_BX: Tensor | None = None) -> SlateDistribution:
+        found = super().distribution(observation, excluded_BX=excluded_BX)
+        return replace(found, score_BM=found.score_BM + ITEM_REWARD / self.temperature)
 
 
 def test_equal_seeds_give_equal_estimates_whatever_the_block() -> None:

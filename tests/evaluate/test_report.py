@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recolam.evaluate import words
+from recolam.evaluate import contest, words
 from recolam.evaluate.figures import (
     Mark,
     Place,
@@ -240,6 +240,54 @@ def test_what_the_policy_shows_is_told_and_too_little_is_warned_of(report: dict[
     assert "coverage: from 0.512 to 0.391" in pictures["exposure"]
     assert "coverage" not in pictures["curves"]
     assert (words.exposure_sentences({}), words.exposure_warning({})) == ([], "")
+
+
+def test_each_contestant_s_breadth_stands_beside_its_return(report: dict[str, Any], html: str) -> None:
+    text = " ".join("".join(Page(html).text["main"]).split())
+    assert report["verdict"]["reach"] in text
+    assert "71.3% 214" in text  # SlateQ
+    assert "98.7% 402" in text
+    assert "All train slates of the behaviour log; 60,210 showings." in text
+    assert "Learnt from 90,225 user-steps in 9,984 sessions." in text
+    card = render_card(report)
+    assert f"| SlateQ | {words.number(report['returns']['slateq']['mean'])} |" in card
+    assert "| 71.3% |" in card
+    assert "| What the log shows | | | 98.7% |" in card
+    older = copy.deepcopy(report) | {"shown": {}}
+    older["verdict"]["reach"] = ""
+    text = "".join(Page(render_html(older)).text["main"])
+    assert "Catalogue shown" not in text
+    assert "What the log shows" not in render_card(older)
+
+
+def test_a_composed_reward_has_a_table_of_its_own_and_is_defined(report: dict[str, Any], html: str) -> None:
+    page = Page(html)
+    text = " ".join("".join(page.text["main"]).split())
+    assert "Under the world's own reward, without what it was composed with in training" in text
+    assert "What it earns by the reward that it learnt for" in text
+    assert "Reward of a step = 1.00 \u00d7 response + 0.500 \u00d7 diversity." in text
+    assert "diversity: mean distance of the slate's items." in text
+    assert "one step later counted 0.950" in text
+    for table, name in (("composed", "slateq"), ("returns", "slateq")):
+        rows = report["composed"]["returns"] if table == "composed" else report["returns"]
+        assert words.number(rows[name]["mean"]) in text
+        assert words.number(rows[name]["mean"]) in render_card(report)
+    plain = copy.deepcopy(report) | {"composed": {}}
+    text = "".join(Page(render_html(plain)).text["main"])
+    assert "world's own reward" not in text
+    assert "omposed" not in text + render_card(plain)
+
+
+def test_reach_by_hand() -> None:
+    row = {"coverage": 0.3, "log_coverage_of_as_many": 0.75}
+    check = contest.coverage_check({"policies": {"trained": row}})
+    assert check == {**row, "share": pytest.approx(0.4)}
+    assert "30.0% of the catalogue" in contest.reach_sentence(check)
+    assert contest.reach_sentence(check).endswith("would cover 75.0%, more than twice as much.")
+    wide = contest.coverage_check({"policies": {"trained": row | {"coverage": 0.375}}})
+    assert contest.reach_sentence(wide).endswith("would cover 75.0%.")
+    assert (contest.coverage_check({}), contest.reach_sentence(None)) == (None, "")
+    assert contest.learnt_from({"mean": 1.0}) == ""
 
 
 def test_the_table_of_gradient_estimators_is_folded_away(html: str) -> None:

@@ -1,8 +1,8 @@
 """What `test_distributed_policy.py` runs, alone or in every process of a torchrun: `JOBS OUT`.
 
-JOBS is a JSON list of {"name", "training", "kill"}; each trains the small agent in the small world and leaves its
-weights and curves in OUT. Every process writes, so that the test can compare them. `kill` is the iteration at which the
-last process dies without a word.
+JOBS is a JSON list of {"name", "training", "is_autoregressive", "kill"}; each trains the small agent in the small
+world and leaves its weights and curves in OUT. Every process writes, so that the test can compare them. `kill` is the
+iteration at which the last process dies without a word.
 """
 
 import json
@@ -45,12 +45,12 @@ def train(job: dict[str, Any], out: Path) -> None:
         return iterate(trainer)
 
     training._Trainer._iterate = killed  # type: ignore[method-assign]
-    agent = small_agent()
+    agent = small_agent(is_autoregressive=job.get("is_autoregressive", False))
     reward = Reward({"response": 1.0, "diversity": 0.5}, Surroundings(model=small_agent().model))
     world = RewardedSessions(small_world(), reward)
     curves = training.train_policy(agent, world, config, seed=3, scratch=out / f"{job['name']}.scratch")
     training._Trainer._iterate = iterate  # type: ignore[method-assign]
-    weights = {name: value.contiguous() for name, value in agent.model.state_dict().items()}
+    weights = {name: value.contiguous() for name, value in agent.networks().state_dict().items()}
     save_file(weights, out / f"{job['name']}.{RANK}")
     (out / f"{job['name']}.{RANK}.json").write_text(json.dumps(curves))
 

@@ -19,7 +19,12 @@ from recolam.sequence.distributed import Processes
 from tests.conftest import FinishedRun
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS: dict[str, dict[str, Any]] = {"reinforce": {}, "ppo": {"training": {"estimator": "ppo", "patience": 9}}}
+JOBS: dict[str, dict[str, Any]] = {
+    "reinforce": {},
+    "ppo": {"training": {"estimator": "ppo", "patience": 9}},
+    "pl_rank": {"training": {"estimator": "pl_rank"}},
+    "autoregressive": {"is_autoregressive": True},
+}
 
 
 def python(*arguments: str | Path, processes: int) -> subprocess.CompletedProcess[str]:

@@ -16,10 +16,8 @@ CONFIG = PolicyTrainingConfig(iterations=4, users=8, replicas=2, validate_every=
 
 def shown(*slates: list[int], items: int = 4) -> Exposure:
     exposure = Exposure(tokens=FIRST_ITEM + items)
-    act = exposure.counted(lambda observation, _: observation.history_BT)
     for slate in slates:
-        observation = type("Seen", (), {"history_BT": torch.tensor([slate]) + FIRST_ITEM})()
-        act(observation, torch.Generator())
+        exposure.add(torch.tensor([slate]) + FIRST_ITEM)
     return exposure
 
 

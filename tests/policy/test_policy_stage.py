@@ -1,5 +1,6 @@
 """The policy stage on the tiny demo: what its reward leaves behind, its curves in MLflow, and the search."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from recolam.policy.agent import SlateAgent
 from recolam.policy.reward import TERMS, Reward
 from recolam.policy.rewarded import RewardedSessions
 from recolam.policy.stage import PolicyConfig
+from recolam.register.model import log_policy, open_logged_policy
 from recolam.sequence.model import load_sequence_model
-from recolam.tracking import STEP_KEY, client, experiment_id
+from recolam.tracking import STEP_KEY, client, experiment_id, track_stage
 from recolam.world.environment import SimulatedUsers
 from recolam.world.fitted import FittedUsers
 from recolam.world.learnt_reward import LearntReward
@@ -63,7 +65,7 @@ def test_curves_arrive_in_mlflow_step_by_step(tiny_run: FinishedRun) -> None:
     (run,) = opened.search_runs([experiment_id(tiny_run.home, opened)], filter_string=query)
     curves = policy.json("curves.json")
     validated = {"validation_return", "coverage", "effective_items", "exposure_drift", "popularity"}
-    assert set(curves) == validated | {"return", "value_loss", "entropy", "kl"}
+    assert set(curves) == validated | {"return", "value_loss", "entropy", "kl", "user_steps"}
     for name, points in curves.items():
         assert [step for step, _ in points] == ([0, 2, 4] if name in validated else [1, 2, 3, 4])
         history = opened.get_metric_history(run.info.run_id, name)
@@ -91,8 +93,47 @@ def test_the_reward_is_kept_with_the_policy_and_both_returns_are_told(
     assert artifact.manifest["config"]["learnt_reward"] == "irl"
     own, composed = artifact.metrics["returns"], artifact.metrics["composed_returns"]
     assert (own, composed) == (artifact.json("returns.json"), artifact.json("composed_returns.json"))
+    contestants = {"random", "popularity", "untrained", "pretrained_greedy", "trained", "trained_sampled", "myopic"}
+    assert set(own) == contestants | {"bandit", "slateq"}
+    curves, horizon = artifact.json("curves.json"), artifact.parent("world").json("world.json")["horizon"]
+    learnt = own["trained"]["learnt_from"]
+    assert learnt == {"sessions": 2 * 8 * 2, "user_steps": curves["user_steps"][-1][1]}
+    assert own["bandit"]["learnt_from"]["sessions"] == own["slateq"]["learnt_from"]["sessions"] == 2 * 8 * 2
+    assert all(32 <= own[name]["learnt_from"]["user_steps"] <= 32 * horizon for name in ("bandit", "slateq"))
+    shown = artifact.json("exposure.json")
+    assert set(shown["policies"]) == set(own)
+    assert artifact.metrics["exposure"] == shown
+    items = len(TokenisedDataset.load(artifact.parent("features").path).items)
+    for figures in shown["policies"].values():
+        assert 0 < figures["coverage"] <= min(1, figures["showings"] / items)
+        assert 1 <= figures["effective_items"] <= items * figures["coverage"] + 1e-6
+        assert figures["log_coverage_of_as_many"] <= shown["log"]["coverage"] + 1e-9
+    assert shown["policies"]["popularity"]["coverage"] < shown["policies"]["random"]["coverage"]
     for name, row in own.items():
         assert composed[name]["per_seed"] == pytest.approx([2 * value for value in row["per_seed"]], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_rivals_can_be_left_out_and_constraints_bind_all(make_policy: Callable[[dict[str, Any]], Outcome]) -> None:
+    """One item is fixed in every slate of three: nobody can spread his showings over more than the other two thirds."""
+    done = make_policy({"rivals": False})
+    assert done.code == 0, done.err
+    plain = open_artifact(done.out.strip(), stage="policy")
+    assert {"bandit", "slateq"}.isdisjoint(plain.json("returns.json"))
+    item = TokenisedDataset.load(plain.parent("features").path).items[0]
+    done = make_policy({"constraints": {"fixed": {"1": item}, "at_most_per_group": 1}})
+    assert done.code == 0, done.err
+    bound = open_artifact(done.out.strip(), stage="policy")
+    assert set(bound.json("returns.json")) == {*plain.json("returns.json"), "bandit", "slateq"}
+    most_alike = 3 / 2 ** (2 / 3)  # exp of the entropy of (1/3, 2/3) less that of an item among the two thirds
+    items = len(TokenisedDataset.load(plain.parent("features").path).items)
+    for name, figures in bound.json("exposure.json")["policies"].items():
+        assert figures["effective_items"] <= most_alike * (items - 1) ** (2 / 3) + 1e-6, name
+
+
+def test_rivals_need_steps() -> None:
+    with pytest.raises(ConfigError, match="rival_steps is 0"):
+        PolicyConfig(rival_steps=0)
 
 
 @pytest.mark.slow
@@ -128,6 +169,39 @@ def test_fitted_users_pay_for_what_only_they_know(tiny_run: FinishedRun) -> None
     assert torch.equal(paid["cut"], paid["cut again"])
 
 
+@pytest.mark.slow
+def test_autoregressive_slates_go_through_the_stages(
+    tiny_run: FinishedRun, home: Home, make_policy: Callable[[dict[str, Any]], Outcome]
+) -> None:
+    done = make_policy({"decoder": "autoregressive"})
+    assert done.code == 0, done.err
+    policy = open_artifact(done.out.strip(), stage="policy")
+    agent, features = SlateAgent.load(policy.path), open_artifact(tiny_run.artifact("features"))
+    assert agent.decoder == policy.json("policy.json")["decoder"] == "autoregressive"
+    assert set(policy.json("curves.json")) == set(open_artifact(tiny_run.artifact("policy")).json("curves.json"))
+
+    inputs = {name: open_artifact(tiny_run.artifact(name)) for name in ("features", "pretrain", "world")}
+    plan = pipeline.make_plan(preset="tiny", home=str(home.root))
+    report, _ = pipeline.execute(
+        "evaluate", pipeline.stage_config(plan, "evaluate"), {**inputs, "policy": policy, "champion": policy},
+        home=home, seed=0, is_tracked=False,
+    )  # fmt: skip
+    gate = report.json("report.json")["gate"]
+    assert gate["candidate"]["slates_valid"]
+    assert gate["champion"]["return_mean"] == gate["candidate"]["return_mean"]  # the champion kept its interaction
+    for methods, decoder in ((("head",), "autoregressive"), ((), "plackett_luce")):
+        config = dataclasses.replace(pipeline.stage_config(plan, "transfer"), methods=methods)
+        tuned, _ = pipeline.execute(
+            "transfer", config, {"policy": policy, "features": features}, home=home, seed=0, is_tracked=False
+        )
+        kept = tuned.json("policy.json")["tuned"]
+        assert SlateAgent.load(tuned.path).decoder == (decoder if kept != "scratch" else "plackett_luce")
+    assert kept == "scratch"  # where no way of tuning is tried
+    uri = log_policy(home, policy, run_id=track_stage(home, policy))  # MLflow asks the logged model for slates
+    location = client(home).get_logged_model(uri.removeprefix("models:/")).artifact_location
+    assert SlateAgent.load(open_logged_policy(location).path).decoder == "autoregressive"
+
+
 def test_an_unknown_reward_is_refused_with_the_list() -> None:
     with pytest.raises(ConfigError, match="'dwell' is not one of clicks, response"):
         PolicyConfig(reward={"dwell": 1.0})
@@ -149,7 +223,8 @@ def test_tuned_settings_earn_in_the_stage_what_they_earned_in_the_search(
     tiny_run: FinishedRun, home: Home, tmp_path: Path, recolam: Recolam
 ) -> None:
     space, config = tmp_path / "space.json", tmp_path / "config.json"
-    space.write_text(json.dumps({"training.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}))
+    searched = {"decoder": ["plackett_luce", "autoregressive"], "training.learning_rate": {"low": 1e-3, "high": 1e-2}}
+    space.write_text(json.dumps(searched))
     config.write_text(json.dumps({"policy": SMALL}))
     search = ["tune", "--stage", "policy", "--preset", "tiny", "--home", home.root, "--seed", 3, *parents(tiny_run)]
     done = recolam(*search, "--space", space, "--config", config, "--trials", 2)
@@ -168,6 +243,7 @@ def test_tuned_settings_earn_in_the_stage_what_they_earned_in_the_search(
 
     best = json.loads(Path(more["best_config"]).read_text())
     assert best["policy"]["training"]["learning_rate"] == more["best_values"]["training.learning_rate"]
+    assert best["policy"]["decoder"] == more["best_values"]["decoder"]
     plan = pipeline.make_plan(preset="tiny", home=str(home.root), seed=3, overrides=best)
     inputs = {name: open_artifact(tiny_run.artifact(name)) for name in ("pretrain", "world", "features")}
     settings = pipeline.stage_config(plan, "policy")

@@ -21,7 +21,8 @@ from recolam.policy.agent import SlateAgent, named_in
 from recolam.policy.config import PolicyTrainingConfig
 from recolam.policy.distribution import SlateDistribution, over_candidates, over_catalogue
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
-from recolam.policy.learner import Learner, replay
+from recolam.policy.learner import Learner
+from recolam.policy.lesson import replay
 from recolam.policy.recommend import Recommender
 from recolam.policy.rollout import Rollout, play
 from recolam.policy.rules import ConstraintsConfig, NamedConstraints
@@ -29,6 +30,7 @@ from recolam.policy.training import train_policy
 from recolam.sequence.distributed import Processes
 from recolam.sequence.model import SequenceConfig, SequenceModel
 from tests.policy.small import ITEMS, small_agent, small_world
+from tests.policy.test_autoregressive import stirred
 
 IDS = tuple(f"item-{index}" for index in range(ITEMS))
 RULES = NamedConstraints(
@@ -38,14 +40,19 @@ RULES = NamedConstraints(
 )
 
 
-def restricted(named: NamedConstraints | None = RULES, *, candidates: int = 0, seed: int = 0) -> SlateAgent:
-    plain, told = small_agent(seed=seed), {}
+def restricted(
+    named: NamedConstraints | None = RULES, *, candidates: int = 0, seed: int = 0, is_autoregressive: bool = False
+) -> SlateAgent:
+    plain, told = small_agent(seed=seed, is_autoregressive=is_autoregressive), {}
     if named is not None:
         told["constraints"] = named.as_json()
     if candidates:
         told["candidates"] = candidates  # type: ignore[assignment]
     retriever = small_agent(seed=seed + 1).model.requires_grad_(False) if candidates else None
-    return SlateAgent(plain.model, plain.temperature, plain.items, {**plain.settings, **told}, retriever=retriever)
+    return SlateAgent(
+        plain.model, plain.temperature, plain.items, {**plain.settings, **told}, retriever=retriever,
+        interaction=plain.interaction,
+    )  # fmt: skip
 
 
 def keeps(slate: list[str], named: NamedConstraints, history: set[str]) -> bool:
@@ -103,7 +110,8 @@ def cases(draw: st.DrawFn) -> Case:
     model, retriever = SequenceModel(sizes).eval(), SequenceModel(sizes).eval()
     candidates = draw(st.sampled_from([0, 0, 8]))
     told = {"slate_size": 3, "constraints": named.as_json(), "candidates": candidates}
-    agent = SlateAgent(model, 0.5, ids, told, retriever=retriever if candidates else None)
+    interaction = draw(st.none() | st.integers(0, 9).map(lambda seed: stirred(width=8, scale=2.0, seed=seed).float()))
+    agent = SlateAgent(model, 0.5, ids, told, retriever=retriever if candidates else None, interaction=interaction)
     rows = st.lists(st.lists(st.integers(0, items - 1), max_size=5), min_size=1, max_size=4)
     return Case(agent, named, draw(rows), draw(st.integers(1, 4)))
 
@@ -139,11 +147,10 @@ def test_every_sampled_and_greedy_slate_keeps_the_constraints(case: Case) -> Non
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), data=st.data())
 def test_slates_that_break_a_constraint_have_no_probability(case: Case, data: st.DataObject) -> None:
-    distribution = case.agent.distribution(case.seen)
     tokens = st.permutations(range(FIRST_ITEM, FIRST_ITEM + len(case.agent.items)))
     slate = data.draw(tokens)[: case.k]
     try:
-        log_prob_B = distribution.log_prob(torch.tensor(slate).expand(len(case.histories), -1))
+        log_prob_B = case.agent.distribution(case.seen).log_prob(torch.tensor(slate).expand(len(case.histories), -1))
     except ValueError:
         return  # more of a group are fixed than a slate may show
     names = [case.agent.items[token - FIRST_ITEM] for token in slate]
@@ -183,19 +190,23 @@ def distributions(agent: SlateAgent, rollout: Rollout) -> tuple[SlateDistributio
     states, active = replay(agent.model, rollout), rollout.is_active_BH
     if rollout.candidate_BHC is None:
         score_SN = states.state_SD @ states.table_ND.T / agent.temperature
-        return over_catalogue(score_SN, states.seen_ST, agent.constraints), states.value_BH
+        found = over_catalogue(score_SN, states.seen_ST, agent.constraints)
+        if agent.interaction is not None:
+            found = replace(found, interplay=agent.interaction.among(states.state_SD, states.table_ND))
+        return found, states.value_BH
     found = over_candidates(
         states.state_SD, states.table_ND, rollout.candidate_BHC[active], temperature=agent.temperature,
-        constraints=agent.constraints,
+        constraints=agent.constraints, interaction=agent.interaction,
     )  # fmt: skip
     return found, states.value_BH
 
 
+@pytest.mark.parametrize("is_autoregressive", [False, True])
 @pytest.mark.parametrize(("named", "candidates"), WAYS)
 def test_a_trained_policy_s_slates_replay_with_the_probability_stored(
-    tmp_path: Path, named: NamedConstraints | None, candidates: int
+    tmp_path: Path, named: NamedConstraints | None, candidates: int, is_autoregressive: bool
 ) -> None:
-    agent = restricted(named, candidates=candidates)
+    agent = restricted(named, candidates=candidates, is_autoregressive=is_autoregressive)
     curves = train_policy(agent, small_world(), CONFIG, seed=0, scratch=tmp_path)
     assert curves["kl"][-1][1] > 1e-4  # it has moved
     rollout = play(small_world(), agent, users=12, replicas=3, seed=5)
@@ -225,8 +236,8 @@ def test_what_is_differentiated_is_what_was_drawn_from(named: NamedConstraints |
     if candidates:
         candidate_SC = drawn.candidate_BC
         assert candidate_SC is not None
-        log_prob_SK = two_stage.position_log_probs(candidate_SC, score_SM, slate_SK, rules)
         columns = two_stage.narrowed(rules, candidate_SC)
+        log_prob_SK = constrained.position_log_probs(score_SM, columned(drawn, slate_SK), columns)
     else:
         assert rules is not None
         log_prob_SK, columns = constrained.position_log_probs(score_SM, slate_SK, rules), rules
@@ -274,12 +285,18 @@ def test_an_unrestricted_agent_is_plain_plackett_luce_to_the_bit() -> None:
     assert torch.equal(agent.slate_log_prob(seen, slate_BK), plackett_luce.log_prob(score_BN, slate_BK))
 
 
+@pytest.mark.parametrize("is_autoregressive", [False, True])
 @pytest.mark.parametrize(("named", "candidates"), WAYS)
-def test_restrictions_are_kept_on_disk(tmp_path: Path, named: NamedConstraints | None, candidates: int) -> None:
+def test_restrictions_are_kept_on_disk(
+    tmp_path: Path, named: NamedConstraints | None, candidates: int, is_autoregressive: bool
+) -> None:
     agent = restricted(named, candidates=candidates)
+    if is_autoregressive:
+        agent.interaction = stirred(width=16).float()
     agent.save(tmp_path, titles=[""] * ITEMS)
     loaded = SlateAgent.load(tmp_path)
     assert named_in(loaded.settings) == named
+    assert loaded.decoder == agent.decoder == loaded.settings["decoder"]
     seen = Observation(torch.tensor([[4, 5, 0], [9, 9, 9]]), torch.tensor([2, 3]))
     ours, theirs = (one.slates(seen, k=3, generator=torch.Generator().manual_seed(0)) for one in (agent, loaded))
     assert torch.equal(ours, theirs)

@@ -11,7 +11,8 @@ from recolam.policy import learner, plackett_luce, training
 from recolam.policy.agent import SlateAgent, admissible
 from recolam.policy.config import PolicyTrainingConfig, PpoConfig
 from recolam.policy.gradient import advantages, discounted_returns, policy_gradient_loss
-from recolam.policy.learner import Learner, Lesson, earned_before, replay
+from recolam.policy.learner import Learner
+from recolam.policy.lesson import Lesson, earned_before, replay
 from recolam.policy.returns import compare, greedy, myopic, sampled, session_returns, static, uniform
 from recolam.policy.rollout import play
 from recolam.policy.training import train_policy
@@ -205,10 +206,22 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [1, 5])
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
-    whole, resumed = small_agent(), small_agent()
-    curves = train_policy(whole, small_world(), CONFIG, seed=0, scratch=tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("stop", "is_autoregressive", "estimator"),
+    [
+        (1, False, "reinforce"),
+        (5, False, "reinforce"),
+        (5, True, "reinforce"),
+        (5, False, "pl_rank"),
+        (5, True, "pl_rank"),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, is_autoregressive: bool, estimator: Any
+) -> None:
+    whole, resumed, broken = (small_agent(is_autoregressive=is_autoregressive) for _ in range(3))
+    config = dataclasses.replace(CONFIG, estimator=estimator)
+    curves = train_policy(whole, small_world(), config, seed=0, scratch=tmp_path / "whole")
     iterate, calls = training._Trainer._iterate, 0
 
     def killed(self: training._Trainer) -> dict[str, float]:
@@ -220,11 +233,11 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(training._Trainer, "_iterate", killed)
     with pytest.raises(Killed):
-        train_policy(small_agent(), small_world(), CONFIG, seed=0, scratch=tmp_path / "broken")
+        train_policy(broken, small_world(), config, seed=0, scratch=tmp_path / "broken")
     monkeypatch.setattr(training._Trainer, "_iterate", iterate)
-    assert train_policy(resumed, small_world(), CONFIG, seed=0, scratch=tmp_path / "broken") == curves
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert train_policy(resumed, small_world(), config, seed=0, scratch=tmp_path / "broken") == curves
+    for name, value in whole.networks().state_dict().items():
+        assert torch.equal(value, resumed.networks().state_dict()[name]), name
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

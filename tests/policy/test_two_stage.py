@@ -7,6 +7,7 @@ from torch import Tensor
 from recolam.errors import ConfigError
 from recolam.policy import constrained, plackett_luce, two_stage
 from recolam.policy.constraints import SlateConstraints
+from recolam.policy.distribution import SlateDistribution
 
 GENERATOR = torch.Generator().manual_seed(0)
 TABLE_ND = torch.randn(500, 8, generator=GENERATOR)
@@ -52,9 +53,11 @@ def test_slates_of_candidates_have_all_the_probability_and_others_none(row: int)
     slate_AK = every_slate(row, 3)
     size = (len(slate_AK), -1)
     candidate_AC, score_AC = CANDIDATE_BC[row].expand(*size), SCORE_BC[row].expand(*size)
-    log_prob_A = two_stage.position_log_probs(candidate_AC, score_AC, slate_AK).sum(dim=1)
+    log_prob_A = SlateDistribution(score_AC, candidate_AC).position_log_probs(slate_AK).sum(dim=1)
     assert float(log_prob_A.exp().sum()) == pytest.approx(1.0, abs=1e-12)
-    outside = two_stage.position_log_probs(CANDIDATE_BC, SCORE_BC, torch.tensor([[7, 9, 0], [1, 3, 9]])).sum(dim=1)
+    outside = (
+        SlateDistribution(SCORE_BC, CANDIDATE_BC).position_log_probs(torch.tensor([[7, 9, 0], [1, 3, 9]])).sum(dim=1)
+    )
     assert torch.isneginf(outside[0])
     inside = plackett_luce.log_prob(SCORE_BC[1:], torch.tensor([[0, 2, 1]]))
     assert float(outside[1]) == pytest.approx(float(inside))
@@ -62,10 +65,12 @@ def test_slates_of_candidates_have_all_the_probability_and_others_none(row: int)
 
 def test_samples_follow_the_log_probability() -> None:
     draws, slate_AK = 30_000, every_slate(0, 2)
-    drawn = two_stage.sample(CANDIDATE_BC[:1].expand(draws, -1), SCORE_BC[:1].expand(draws, -1), 2, GENERATOR)
+    drawn = SlateDistribution(SCORE_BC[:1].expand(draws, -1), CANDIDATE_BC[:1].expand(draws, -1)).sample(2, GENERATOR)
     counts = torch.bincount(drawn @ torch.tensor([10, 1]), minlength=100)[slate_AK @ torch.tensor([10, 1])]
     size = (len(slate_AK), -1)
-    log_prob_AK = two_stage.position_log_probs(CANDIDATE_BC[0].expand(*size), SCORE_BC[0].expand(*size), slate_AK)
+    log_prob_AK = SlateDistribution(SCORE_BC[0].expand(*size), CANDIDATE_BC[0].expand(*size)).position_log_probs(
+        slate_AK
+    )
     expected_A = draws * log_prob_AK.sum(dim=1).exp()
     assert int(counts.sum()) == draws
     assert float(((counts - expected_A) ** 2 / expected_A).sum()) < 31.3  # 99.9 % quantile, 11 degrees of freedom
@@ -75,9 +80,9 @@ def test_with_every_item_a_candidate_it_is_the_full_policy() -> None:
     everything_BC = torch.arange(500).expand(6, -1)
     score_BC = two_stage.candidate_scores(QUERY_BD, TABLE_ND, everything_BC)
     torch.testing.assert_close(score_BC, QUERY_BD @ TABLE_ND.T, rtol=1e-4, atol=1e-5)
-    slate_BK = two_stage.sample(everything_BC, score_BC, 5, torch.Generator().manual_seed(3))
+    slate_BK = SlateDistribution(score_BC, everything_BC).sample(5, torch.Generator().manual_seed(3))
     assert torch.equal(slate_BK, plackett_luce.sample(score_BC, 5, torch.Generator().manual_seed(3)))
-    found_BK = two_stage.position_log_probs(everything_BC, score_BC, slate_BK)
+    found_BK = SlateDistribution(score_BC, everything_BC).position_log_probs(slate_BK)
     torch.testing.assert_close(found_BK, plackett_luce.position_log_probs(score_BC, slate_BK))
 
 
@@ -88,22 +93,22 @@ def test_constraints_speak_of_items_and_hold_among_candidates() -> None:
         two_stage.by_vectors(QUERY_BD, TABLE_ND), 500, count=200, barred_BT=BARRED_BT, always=[33]
     )
     score_BC = two_stage.candidate_scores(QUERY_BD, TABLE_ND, candidate_BC)
-    slate_BK = two_stage.sample(candidate_BC, score_BC, 5, GENERATOR, rules)
+    slate_BK = SlateDistribution(score_BC, candidate_BC, rules).sample(5, GENERATOR)
     assert slate_BK[:, 1].eq(33).all()
     assert (slate_BK <= 450).all()
     assert (is_new_N[slate_BK].sum(dim=1) >= 2).all()
     assert all(len(set(groups)) == 5 for groups in group_N[slate_BK].tolist())
-    found_BK = two_stage.position_log_probs(candidate_BC, score_BC, slate_BK, rules)
+    found_BK = SlateDistribution(score_BC, candidate_BC, rules).position_log_probs(slate_BK)
     wide_BN = torch.full((6, 500), -torch.inf).scatter(1, candidate_BC, score_BC)
     torch.testing.assert_close(found_BK, constrained.position_log_probs(wide_BN, slate_BK, rules))
     with pytest.raises(ConfigError, match="fixed item 34"):
-        two_stage.sample(candidate_BC, score_BC, 5, GENERATOR, SlateConstraints(fixed={0: 34}))
+        SlateDistribution(score_BC, candidate_BC, SlateConstraints(fixed={0: 34})).sample(5, GENERATOR)
 
 
 def test_the_gradient_reaches_the_candidates_alone() -> None:
     table_ND = TABLE_ND.clone().requires_grad_()
     candidate_BC = torch.tensor([[5, 6, 7]])
     score_BC = two_stage.candidate_scores(QUERY_BD[:1], table_ND, candidate_BC)
-    two_stage.position_log_probs(candidate_BC, score_BC, torch.tensor([[6, 5]])).sum().backward()
+    SlateDistribution(score_BC, candidate_BC).position_log_probs(torch.tensor([[6, 5]])).sum().backward()
     assert table_ND.grad is not None
     assert table_ND.grad.abs().sum(dim=1).nonzero()[:, 0].tolist() == [5, 6, 7]

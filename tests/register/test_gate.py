@@ -97,3 +97,34 @@ def test_a_champion_of_another_catalogue_is_replaced_by_a_sound_candidate_only()
     assert decision.promote
     assert "another catalogue" in decision.reasons[0]
     assert not decide({**candidate, "slates_valid": False}, champion, difference=None, baseline_return=1.0).promote
+
+
+@pytest.mark.parametrize(
+    ("share", "floor", "is_promoted", "warning"),
+    [
+        (0.8, 0.05, True, ""),
+        (0.5, 0.05, True, ""),
+        (0.4, 0.05, True, "It shows 0.4 of what as many showings of the log would cover, less than 0.5."),
+        (0.04, 0.05, False, "It shows 0.04 of what as many showings of the log would cover, less than 0.05."),
+        (0.04, 0.0, True, "It shows 0.04 of what as many showings of the log would cover, less than 0.5."),
+        (None, 0.05, False, "It shows nan of what as many showings of the log would cover, less than 0.05."),
+    ],
+)
+def test_a_narrow_policy_is_told_of_and_a_collapsed_one_is_stopped(
+    share: float | None, floor: float, is_promoted: bool, warning: str
+) -> None:
+    gate = {
+        "candidate": CANDIDATE, "champion": None, "difference": None, "baseline_return": 1.0,
+        "coverage": {"coverage": 0.3, "log_coverage_of_as_many": 0.9, "share": share},
+    }  # fmt: skip
+    decision = decide_from_report({"gate": gate}, min_gain=0.0, min_coverage=floor)
+    assert decision.promote is is_promoted
+    assert [reason for reason in decision.reasons if "as many showings" in reason] == ([warning] if warning else [])
+
+
+def test_coverage_that_nobody_counted_stops_nobody() -> None:
+    gate = {"candidate": CANDIDATE, "champion": None, "difference": None, "baseline_return": 1.0}
+    for counted in ({}, {"coverage": None}):
+        decision = decide_from_report({"gate": gate | counted}, min_gain=0.0, min_coverage=0.9)
+        assert decision.promote
+        assert not any("showings" in reason for reason in decision.reasons)

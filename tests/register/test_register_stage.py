@@ -71,6 +71,8 @@ def test_a_better_policy_replaces_the_champion_and_a_worse_one_does_not(
     report = evaluation(third, first, gain=1.0)
     with pytest.raises(ConfigError, match="min_gain"):
         RegisterConfig(min_gain=-1.0)
+    with pytest.raises(ConfigError, match=r"min_coverage: 1\.5 is not a share"):
+        RegisterConfig(min_coverage=1.5)
     too_little = run(RegisterConfig(min_gain=0.6), context(policy=third, evaluate=report))
     assert too_little["promoted"] is False
     promoted = run(RegisterConfig(), context(policy=third, evaluate=report))
