@@ -40,7 +40,7 @@ class Budget:
     user_steps: int
     most: int
 
-    def of_rivals(self, horizon: int) -> rivals.Budget:
+    def of_rivals(self, horizon: int) -> RivalBudget:
         """As many sessions, cut at about `most` user-steps if sessions are as long as the policy's."""
         share = min(1.0, self.most / max(self.user_steps, 1))
         sessions = max(1, round(self.sessions * share))
