@@ -8,23 +8,20 @@ them until they are done.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
-import sys
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 
 import recolam
+from recolam.bench.workers import processes
 from recolam.contracts.artifact import current_commit
 from recolam.contracts.config import to_mapping
 from recolam.contracts.dataset import TokenisedDataset
@@ -114,19 +111,9 @@ def train_all(jobs: Sequence[Job], *, workers: int) -> list[dict[str, Any]]:
     else:
         threads = max(1, _cores() // workers)
         with processes(workers, threads=threads) as pool:
-            futures = [pool.submit(train_one, job) for job in open_jobs]
-            try:
-                for future in futures:
-                    future.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            for future in [pool.submit(train_one, job) for job in open_jobs]:
+                future.result()
     return [_read(job) for job in jobs]
-
-
-def processes(count: int, *, threads: int) -> ProcessPoolExecutor:
-    """New processes of `threads` of torch's threads each, which end with this one, however that is killed."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(threads,))
 
 
 def train_one(job: Job) -> None:
@@ -178,34 +165,3 @@ def _read(job: Job) -> dict[str, Any]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Lines:
-    """A stream that no one takes for a terminal: bars of several processes would overwrite each other."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return self._stream.write(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-
-def _start(threads: int) -> None:
-    """A worker's beginning: its share of the cores, its progress as lines, its end with its parent's."""
-    torch.set_num_threads(threads)
-    sys.stderr = _Lines(sys.stderr)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends this process as soon as its parent has ended, however that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -29,7 +29,7 @@ import torch
 
 from recolam.bench.heuristics import heuristics
 from recolam.bench.policy import GAMMAS, REWARDS, seen_world
-from recolam.bench.seeds import processes
+from recolam.bench.workers import processes
 from recolam.contracts.protocols import SightedEnvironment
 from recolam.errors import ConfigError, DataError
 from recolam.intervals import student_t_interval

@@ -18,9 +18,11 @@ from recolam.policy import returns, rivals
 from recolam.policy.admission import NewToTheUser
 from recolam.policy.agent import SlateAgent
 from recolam.policy.exposure import Exposure, coverage_of, logged_exposure
+from recolam.policy.random_log import Budget as RivalBudget
 from recolam.policy.represented import Representation, Represented
 from recolam.policy.returns import Act
 from recolam.policy.rollout import Sessions
+from recolam.policy.slateq_agent import SlateQConfig
 from recolam.progress import say
 from recolam.seeding import derive
 from recolam.world.environment import SimulatedUsers
@@ -38,12 +40,12 @@ class Budget:
     user_steps: int
     most: int
 
-    def of_rivals(self, horizon: int) -> rivals.Budget:
+    def of_rivals(self, horizon: int) -> RivalBudget:
         """As many sessions, cut at about `most` user-steps if sessions are as long as the policy's."""
         share = min(1.0, self.most / max(self.user_steps, 1))
         sessions = max(1, round(self.sessions * share))
         users = min(_SIDE_BY_SIDE, sessions)
-        return rivals.Budget(steps=sessions // users * users * horizon, users=users)
+        return RivalBudget(steps=sessions // users * users * horizon, users=users)
 
 
 def contestants(
@@ -82,7 +84,9 @@ def learnt_rivals(
         if name == BANDIT:
             act = rivals.bandit(world, allowed, seed=own_seed, admission=admission)
         else:
-            act = rivals.slateq(world, allowed, gamma=gamma, seed=own_seed, admission=admission)
+            act = rivals.slateq(
+                world, allowed, SlateQConfig(gamma=gamma, gradient_steps=20), seed=own_seed, admission=admission
+            )
         acts[name] = representation.seeing(act)
         learnt_from[name] = {"sessions": allowed.steps // learning.horizon, "user_steps": world.played}
     return acts, learnt_from

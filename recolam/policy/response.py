@@ -81,13 +81,13 @@ class ResponseModel(nn.Module):
     @torch.no_grad()
     def expected(self, user_BF: Tensor) -> Tensor:
         """Expected reward of each item where it is looked at, in units of a usual good item's; float [B, N]."""
-        worth_BN = torch.exp((self._user(user_BF) @ self.worth) @ self.item_NV.T)
-        return self.click_chance(user_BF) * worth_BN / self.reward_scale
+        worth_BN = ((self._user(user_BF) @ self.worth) @ self.item_NV.T).exp_()
+        return worth_BN.mul_(self.click_chance(user_BF)).div_(self.reward_scale)
 
     @torch.no_grad()
     def click_chance(self, user_BF: Tensor) -> Tensor:
         """Probability of a click on each item where it is looked at, float [B, N]."""
-        return torch.sigmoid(self.log_scale.exp() * (self._user(user_BF) @ self.affinity) @ self.item_NV.T)
+        return ((self.log_scale.exp() * (self._user(user_BF) @ self.affinity)) @ self.item_NV.T).sigmoid_()
 
     def measure(self, user_BF: Tensor) -> None:
         """Takes the unit of rewards from what the best items should earn of some users."""

@@ -3,9 +3,6 @@
 Shape legend: B users, K slate, N token ids, S transitions.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -13,38 +10,23 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation, Sight, SightedEnvironment
 from recolam.policy.admission import Admission, Anything
 from recolam.policy.bandit import LinearBandit
-from recolam.policy.decoder_rollout import Sessions, random_slates
+from recolam.policy.decoder_rollout import Sessions
+from recolam.policy.random_log import Budget, RandomLog
 from recolam.policy.response import Answers, ResponseFit, ResponseModel, root_mean_square
 from recolam.policy.returns import Act
-from recolam.policy.slateq_agent import SlateQAgent, SlateQConfig, Transitions, state_of
-from recolam.seeding import derive, torch_generator
+from recolam.policy.slateq_agent import Replay, SlateQAgent, SlateQConfig, Transitions, state_of
+from recolam.seeding import derive
 
 _SEGMENT = 10
 _RESPONSE_STEPS = 20
 _LEAST_EXPLORATION = 0.1
 
 
-@dataclass(frozen=True)
-class Budget:
-    """`steps` user-steps, in rounds of `users` sessions side by side; what is less than a round is not played."""
-
-    steps: int
-    users: int
-
-    def rounds(self, environment: SightedEnvironment, *, seed: int) -> Iterator[tuple[Sessions, torch.Generator]]:
-        for index in range(max(1, self.steps // (self.users * environment.horizon))):
-            sessions = Sessions(environment, users=self.users, seed=derive(seed, "learning", index))
-            yield sessions, torch_generator(seed, "round", index)
-
-
-def popularity(environment: SightedEnvironment, budget: Budget, *, seed: int) -> Act:
-    """The same slate for everybody: the items of most clicks per showing, found by random slates."""
-    click_N, shown_N = torch.zeros(environment.tokens), torch.ones(environment.tokens)
-    for sessions, generator in budget.rounds(environment, seed=seed):
-        sessions.play_by(random_slates(environment), generator, steps=environment.horizon)
-        answers = Answers.joined(sessions.answers)
-        click_N.index_add_(0, answers.slate_SK.flatten(), answers.is_clicked_SK.flatten().float())
-        shown_N.index_add_(0, answers.slate_SK.flatten(), torch.ones(answers.slate_SK.numel()))
+def popularity(environment: SightedEnvironment, log: RandomLog) -> Act:
+    """The same slate for everybody: the items of most clicks per showing in the log."""
+    answers = log.answers
+    shown_N = 1 + torch.bincount(answers.slate_SK.flatten(), minlength=environment.tokens)
+    click_N = torch.bincount(answers.slate_SK[answers.is_clicked_SK], minlength=environment.tokens)
     slate_K = (click_N / shown_N)[FIRST_ITEM:].topk(environment.slate_size).indices + FIRST_ITEM
     return lambda observation, _: slate_K.expand(len(observation.length_B), -1).contiguous()
 
@@ -63,7 +45,12 @@ def bandit(environment: SightedEnvironment, budget: Budget, *, seed: int, admiss
 
 
 def slateq(
-    environment: SightedEnvironment, budget: Budget, *, gamma: float, seed: int, admission: Admission | None = None
+    environment: SightedEnvironment,
+    budget: Budget,
+    config: SlateQConfig,
+    *,
+    seed: int,
+    admission: Admission | None = None,
 ) -> Act:
     """SlateQ with a learnt click model; whole slates are random at first, and with probability 0.1 at the end.
 
@@ -71,15 +58,15 @@ def slateq(
     """
     admission = admission or Anything(tokens=environment.tokens)
     first = environment.reset(users=budget.users, seed=derive(seed, "learning", 0))
-    agent = _new_slateq(environment, first, SlateQConfig(gamma=gamma), seed=seed)
-    fit, parts, done = ResponseFit(agent.response), list[Transitions](), 0
+    agent = _new_slateq(environment, first, config, seed=seed)
+    fit, replay, done = ResponseFit(agent.response), Replay(), 0
     for sessions, generator in budget.rounds(environment, seed=seed):
         while bool(sessions.is_active_B.any()):
             exploration = max(1.0 - 2.0 * (done + sessions.played) / budget.steps, _LEAST_EXPLORATION)
             greedy = _greedy(agent, admission, environment.slate_size)
             act = _exploring(greedy, _random(admission, environment.slate_size), exploration)
-            parts += _transitions(sessions, act, generator)
-            known = Transitions.joined(parts)
+            replay.add(Transitions.joined(_transitions(sessions, act, generator)))
+            known = replay.transitions
             fit.steps(known.answers, _RESPONSE_STEPS, generator)
             agent.learn(known, generator)
         done += sessions.played

@@ -13,6 +13,7 @@ Shape legend: B users, K slate, C candidates, N token ids, P numbers of a state,
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ class SlateQConfig:
     width: int = 64
     learning_rate: float = 1e-3
     batch: int = 256
-    gradient_steps: int = 20
+    gradient_steps: int = 60
     target_every: int = 100
 
 
@@ -46,15 +47,70 @@ class Transitions:
     next_user_SF: Tensor
     has_left_S: Tensor
 
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        answers = self.answers
+        return (
+            answers.user_SF, answers.slate_SK, answers.is_clicked_SK, answers.reward_S,
+            self.state_SP, self.next_SP, self.next_user_SF, self.has_left_S,
+        )  # fmt: skip
+
+    @staticmethod
+    def of(columns: Iterable[Tensor]) -> "Transitions":
+        user_SF, slate_SK, is_clicked_SK, reward_S, *rest = columns
+        return Transitions(Answers(user_SF, slate_SK, is_clicked_SK, reward_S), *rest)
+
     def rows(self, index_R: Tensor) -> "Transitions":
-        parts = (getattr(self, name)[index_R] for name in ("state_SP", "next_SP", "next_user_SF", "has_left_S"))
-        return Transitions(self.answers.rows(index_R), *parts)
+        return Transitions.of(column[index_R] for column in self.columns)
 
     @staticmethod
     def joined(parts: "list[Transitions]") -> "Transitions":
-        names = ("state_SP", "next_SP", "next_user_SF", "has_left_S")
-        columns = (torch.cat([getattr(part, name) for part in parts]) for name in names)
-        return Transitions(Answers.joined([part.answers for part in parts]), *columns)
+        return Transitions.of(map(torch.cat, zip(*(part.columns for part in parts), strict=True)))
+
+
+class Replay:
+    """All transitions so far, in memory that doubles where it is full: adding copies what is new, reading nothing."""
+
+    def __init__(self) -> None:
+        self._columns: tuple[Tensor, ...] = ()
+        self._count = 0
+
+    def add(self, transitions: Transitions) -> None:
+        begin, self._count = self._count, self._count + len(transitions.answers)
+        if begin == 0:
+            self._columns = tuple(column.clone() for column in transitions.columns)
+            return
+        if self._count > len(self._columns[0]):
+            size = max(self._count, 2 * len(self._columns[0]))
+            old, self._columns = self._columns, tuple(c.new_empty((size, *c.shape[1:])) for c in self._columns)
+            for column, before in zip(self._columns, old, strict=True):
+                column[:begin] = before[:begin]
+        for column, new in zip(self._columns, transitions.columns, strict=True):
+            column[begin : self._count] = new
+
+    @property
+    def transitions(self) -> Transitions:
+        return Transitions.of(column[: self._count] for column in self._columns)
+
+
+class ItemValues(nn.Module):
+    """Q(s, nothing), and Q(s, i) = Q(s, nothing) + w(s)' i~, with w and Q(s, nothing) from one network of the state.
+
+    What an item adds is learnt apart from what the state is worth, which is larger by far where gamma is near 1 (Wang
+    et al. 2016, https://arxiv.org/abs/1511.06581), and the network runs once a state, not once an item.
+    """
+
+    def __init__(self, state_size: int, item_size: int, *, width: int) -> None:
+        super().__init__()
+        self.state = nn.Sequential(nn.Linear(state_size, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.nothing = nn.Linear(width, 1)
+        self.gain = nn.Linear(width, item_size)
+
+    def forward(self, state_BP: Tensor, item_BJV: Tensor) -> tuple[Tensor, Tensor]:
+        """Q(s, i) float [B, J], Q(s, nothing) float [B]."""
+        state_BD = self.state(state_BP)
+        nothing_B, weight_BV = self.nothing(state_BD)[:, 0], self.gain(state_BD)
+        return nothing_B[:, None] + (item_BJV @ weight_BV[..., None])[..., 0], nothing_B
 
 
 class SlateQAgent(nn.Module):
@@ -71,16 +127,8 @@ class SlateQAgent(nn.Module):
         super().__init__()
         self.response, self.config, self.slate_size = response, config, slate_size
         self.retrieval = Retrieval.of(attribute_NZ, slate_size=slate_size)
-        self.values: nn.ModuleDict = nn.ModuleDict(
-            {
-                "state": nn.Linear(state_size, config.width),
-                "item": nn.Linear(response.item_NV.shape[1], config.width),
-                "pair": nn.Sequential(nn.ReLU(), nn.Linear(config.width, config.width), nn.ReLU()),
-                "pick": nn.Linear(config.width, 1),
-                "nothing": nn.Sequential(nn.ReLU(), nn.Linear(config.width, 1)),
-            }
-        )
-        self.target: nn.ModuleDict = copy.deepcopy(self.values).requires_grad_(False)
+        self.values = ItemValues(state_size, response.item_NV.shape[1], width=config.width)
+        self.target = copy.deepcopy(self.values).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.values.parameters(), lr=config.learning_rate)
         self._updates = 0
 
@@ -135,16 +183,15 @@ class SlateQAgent(nn.Module):
         best_BK = label_BC.topk(self.slate_size, dim=1).values
         return self.slate_size * nothing_B + (best_BK * self.response.examination_K).sum(dim=1)
 
-    def _labels(self, values: nn.ModuleDict, state_BP: Tensor, user_BF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _labels(self, values: ItemValues, state_BP: Tensor, user_BF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         candidate_BC = self.retrieval.candidates(self.response.expected(user_BF))
         click_BC = self.response.click_chance(user_BF).gather(1, candidate_BC)
         value_BC, nothing_B = self._values(values, state_BP, candidate_BC)
         return candidate_BC, long_term_labels(click_BC, value_BC, nothing_B), nothing_B
 
-    def _values(self, values: nn.ModuleDict, state_BP: Tensor, item_BJ: Tensor) -> tuple[Tensor, Tensor]:
-        state_BD = values["state"](state_BP)
-        hidden_BJD = values["pair"](state_BD[:, None] + values["item"](self.response.item_NV)[item_BJ])
-        return values["pick"](hidden_BJD)[..., 0], values["nothing"](state_BD)[:, 0]
+    def _values(self, values: ItemValues, state_BP: Tensor, item_BJ: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = values(state_BP, self.response.item_NV[item_BJ])
+        return found
 
 
 def state_of(sight: Sight) -> Tensor:

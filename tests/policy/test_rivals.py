@@ -6,10 +6,11 @@ import torch
 from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Sight
 from recolam.policy.bandit import LinearBandit
+from recolam.policy.random_log import Budget, random_log
 from recolam.policy.response import Answers, ResponseModel
 from recolam.policy.returns import session_returns
-from recolam.policy.rivals import Budget, bandit, popularity, slateq
-from recolam.policy.slateq_agent import SlateQAgent, SlateQConfig, Transitions
+from recolam.policy.rivals import bandit, popularity, slateq
+from recolam.policy.slateq_agent import Replay, SlateQAgent, SlateQConfig, Transitions
 from recolam.world.boredom import BORED, BoredomUsers, draw_items
 from recolam.world.environment import SimulatedUsers
 from recolam.world.sight import sighted
@@ -95,13 +96,33 @@ def test_slateq_shows_the_slate_of_largest_value() -> None:
     assert torch.equal(slate_BK, candidate_BC.gather(1, shown_BC.topk(2, dim=1).indices))
 
 
+def some_transitions(count: int, *, first: int) -> Transitions:
+    number_S = torch.arange(first, first + count, dtype=torch.float32)
+    answers = Answers(number_S[:, None], number_S[:, None].long(), number_S[:, None] > 3, number_S)
+    states = (number_S[:, None], number_S[:, None] + 1, number_S[:, None] + 2)
+    return Transitions(answers, *states, number_S > 5)
+
+
+def test_a_replay_holds_what_joining_all_parts_gives() -> None:
+    """Parts of uneven sizes, so that the memory grows at some and has room for others."""
+    replay, parts, first = Replay(), [], 0
+    for count in (3, 1, 1, 5, 20, 2):
+        parts.append(some_transitions(count, first=first))
+        replay.add(parts[-1])
+        first += count
+        known, joined = replay.transitions, Transitions.joined(parts)
+        assert len(known.answers) == first
+        for column, wanted in zip(known.columns, joined.columns, strict=True):
+            assert torch.equal(column, wanted)
+
+
 def test_popularity_shows_what_is_clicked_most() -> None:
     """Of 30 items 20 have no features at all: nobody clicks these."""
     feature_NZ = draw_items(30, topics=10, seed=0)
     feature_NZ[FIRST_ITEM + 10 :] = 0.0
     users = BoredomUsers(dataclasses.replace(BORED, slate_size=4), feature_NZ)
     world = sighted(SimulatedUsers(users, horizon=20), is_full=True)
-    slate_BK = popularity(world, Budget(steps=4000, users=100), seed=0)(
+    slate_BK = popularity(world, random_log(world, Budget(steps=4000, users=100), seed=0))(
         world.reset(users=50, seed=5), torch.Generator().manual_seed(0)
     )
     assert (slate_BK == slate_BK[0]).all()
@@ -114,7 +135,7 @@ def test_slateq_sees_further_than_the_bandit() -> None:
     world = choc_world(horizon=60)
     budget = Budget(steps=12_000, users=50)
     earned = {
-        "slateq": session_returns(world, slateq(world, budget, gamma=0.95, seed=0), users=300, seed=3),
+        "slateq": session_returns(world, slateq(world, budget, SlateQConfig(gamma=0.95), seed=0), users=300, seed=3),
         "bandit": session_returns(world, bandit(world, budget, seed=0), users=300, seed=3),
     }
     assert earned["slateq"] > 1.3 * earned["bandit"]
