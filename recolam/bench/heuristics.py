@@ -39,7 +39,8 @@ def heuristics(environment: Sighted) -> dict[str, Act]:
     if isinstance(users, ChocKaleUsers):
         return {f"choc share {share}": _of_share(users, share) for share in _SHARES}
     if isinstance(world, SimulatedUsers) and isinstance(users, InterestEvolutionUsers):
-        return {f"nearest, quality times {weight}": _near(world, users, weight) for weight in _QUALITIES}
+        near = {f"nearest, quality times {weight}": _near(world, users, weight) for weight in _QUALITIES}
+        return near | {"same for all, nearest the mean": _near_the_mean(users)}
     return {}
 
 
@@ -86,3 +87,10 @@ def _near(world: SimulatedUsers, users: InterestEvolutionUsers, weight: float) -
         return score_BN[:, FIRST_ITEM:].topk(users.slate_size, dim=1).indices + FIRST_ITEM
 
     return act
+
+
+def _near_the_mean(users: InterestEvolutionUsers) -> Act:
+    """The documents nearest to the origin, around which interests are drawn: what not knowing the user is worth."""
+    distance_N = users.corpus.feature_NZ[FIRST_ITEM:].norm(dim=1)
+    slate_K = distance_N.topk(users.slate_size, largest=False).indices + FIRST_ITEM
+    return lambda observation, _: slate_K.repeat(len(observation.length_B), 1)

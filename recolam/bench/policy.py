@@ -51,7 +51,8 @@ GAMMAS = {"interest_evolution": 0.98, "recsim_ng_demo": 0.98}
 
 @dataclass(frozen=True)
 class PolicyBench:
-    """`seeds` trainings of `steps` user-steps at most, each judged on `evaluation_users` sessions of its own seed.
+    """`seeds` trainings of `steps` user-steps at most, each judged on `evaluation_users` sessions of its own seed; the
+    first seed is `first_seed`.
 
     `world` is a name of `recolam.world.named` or of `SARDINE`, or `recsim_ng_demo`; `observation` is full or partial.
     A negative `gamma` stands for the world's own, of `GAMMAS`, else 0.95. Without `rivals` only ours learns. With
@@ -64,6 +65,7 @@ class PolicyBench:
     world: str = "bored"
     steps: int = 100_000
     seeds: int = 5
+    first_seed: int = 0
     gamma: float = -1.0
     observation: str = "full"
     rivals: bool = True
@@ -121,14 +123,15 @@ def policy(config: PolicyBench) -> dict[str, Any]:
 
 def _played(config: PolicyBench, names: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Every contestant's rows, by seed."""
-    tasks = [(name, index) for index in range(config.seeds) for name in names]
+    indices = range(config.first_seed, config.first_seed + config.seeds)
+    tasks = [(name, index) for index in indices for name in names]
     rows: dict[_Task, dict[str, Any]] = {}
     with Progress("bench policy", total=len(tasks)) as progress, _taken(config, tasks) as taken:
         for (name, index), row in taken:
             rows[name, index] = row
             say(f"{config.world}, seed {index}: {name} earns {row['return']:.1f} after {row['train_s']:.0f} s")
             progress.advance()
-    return {name: [rows[name, index] for index in range(config.seeds)] for name in names}
+    return {name: [rows[name, index] for index in indices] for name in names}
 
 
 @contextmanager

@@ -35,6 +35,14 @@ def test_the_budget_holds_and_curves_are_shown(found: dict[str, dict[str, dict[s
     assert all(curve["validation_return"] for curve in found["curves"])  # type: ignore[index]
 
 
+def test_a_later_first_seed_plays_what_a_longer_bench_plays_there(
+    found: dict[str, dict[str, dict[str, object]]],
+) -> None:
+    later = bench.run("policy", SMALL | {"first_seed": "1", "rivals": "false"})["returns"]
+    for name in ("ours", "random"):
+        assert later[name]["per_seed"][0] == found["returns"][name]["per_seed"][1]  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
