@@ -147,7 +147,7 @@ class BeliefFit:
     ) -> None:
         self.encoder, self.model, self.batch = encoder, model, batch
         self._parameters = [*encoder.parameters(), *model.parameters()]
-        self.optimizer = torch.optim.Adam(self._parameters, lr=learning_rate)
+        self.optimizer = torch.optim.Adam(self._parameters, lr=learning_rate, fused=True)
 
     def steps(self, answers: Played, count: int, generator: torch.Generator) -> float:
         """Takes `count` steps and measures anew what a good item earns; the mean loss."""

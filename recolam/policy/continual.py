@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from recolam.contracts.protocols import SightedEnvironment
 from recolam.policy.decoder_agent import DecoderAgent
 from recolam.policy.decoder_training import DecoderTrainingConfig, Trained, train_decoder
-from recolam.policy.response import Answers, ResponseModel
+from recolam.policy.response import Answers
 from recolam.policy.shift_detection import ShiftDetectionConfig, ShiftDetector
 from recolam.progress import say
 from recolam.seeding import derive
@@ -65,9 +65,7 @@ def learn_on(
             break
         alarms.append(spent)
         say(f"users have changed: alarm after {spent} user-steps")
-        agent.response = ResponseModel(
-            agent.feature_NG, agent.attribute_NZ, user_size=agent.sizes.user, slate_size=agent.sizes.slate
-        )
+        agent.response = agent.new_response()
         if config.steps - spent < (config.users + config.validation_users) * environment.horizon:
             break
         settling, training = detection.settling, replace(config, steps=config.steps - spent)

@@ -54,10 +54,10 @@ class DecoderAgent(nn.Module):
         super().__init__()
         self.feature_NG, self.attribute_NZ, self.sizes = feature_NG, attribute_NZ, sizes
         self.settings = dict(settings or {})
-        user_size, facets, (sharpness, click) = sizes.user, sizes.facets, _SEEN_START
+        facets, (sharpness, click) = sizes.facets, _SEEN_START
         if sizes.belief:
-            user_size, facets, (sharpness, click) = sizes.belief, sizes.facets + _PROSPECTS, _BELIEVED_START
-        self.response = ResponseModel(feature_NG, attribute_NZ, user_size=user_size, slate_size=sizes.slate)
+            facets, (sharpness, click) = sizes.facets + _PROSPECTS, _BELIEVED_START
+        self.response = self.new_response()
         self.decoder = SlateDecoder(attributes=attribute_NZ.shape[1], facets=facets, sharpness=sharpness, click=click)
         self.encoder: SessionEncoder | None = None
         if sizes.belief:
@@ -80,6 +80,13 @@ class DecoderAgent(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(environment.feature_NG, environment.attribute_NZ, sizes, settings)
+
+    def new_response(self) -> ResponseModel:
+        """A response model for this agent that has learnt nothing."""
+        sizes = self.sizes
+        return ResponseModel(
+            self.feature_NG, self.attribute_NZ, user_size=sizes.belief or sizes.user, slate_size=sizes.slate
+        )
 
     def seen(self, environment: SightedEnvironment) -> SightedEnvironment:
         """The environment as this agent has to play it: with its belief, where it has one."""

@@ -110,7 +110,7 @@ class _Trainer:
         self.value_side = [parameter for part in values for parameter in part.parameters()]
         is_value = {id(parameter) for parameter in self.value_side}
         self.policy_side = [each for each in agent.decoder.parameters() if id(each) not in is_value]
-        self.optimizer = torch.optim.Adam(agent.decoder.parameters(), lr=config.learning_rate)
+        self.optimizer = torch.optim.Adam(agent.decoder.parameters(), lr=config.learning_rate, fused=True)
         self.fit: _Fit
         if agent.encoder is None:
             self.fit = ResponseFit(agent.response, learning_rate=config.response_rate)

@@ -148,7 +148,7 @@ class ResponseFit:
 
     def __init__(self, model: ResponseModel, *, learning_rate: float = 0.03, batch: int = 512) -> None:
         self.model, self.batch = model, batch
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
 
     def steps(self, answers: Answers, count: int, generator: torch.Generator) -> float:
         """Takes `count` steps and measures anew what a good item earns; the mean loss."""
