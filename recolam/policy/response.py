@@ -87,7 +87,12 @@ class ResponseModel(nn.Module):
     @torch.no_grad()
     def click_chance(self, user_BF: Tensor) -> Tensor:
         """Probability of a click on each item where it is looked at, float [B, N]."""
-        return ((self.log_scale.exp() * (self._user(user_BF) @ self.affinity)) @ self.item_NV.T).sigmoid_()
+        return self.log_odds(user_BF).sigmoid_()
+
+    @torch.no_grad()
+    def log_odds(self, user_BF: Tensor) -> Tensor:
+        """Log-odds of a click on each item against none where it is looked at, float [B, N]."""
+        return (self.log_scale.exp() * (self._user(user_BF) @ self.affinity)) @ self.item_NV.T
 
     def measure(self, user_BF: Tensor) -> None:
         """Takes the unit of rewards from what the best items should earn of some users."""
@@ -96,9 +101,12 @@ class ResponseModel(nn.Module):
 
     def chances(self, answers: Answers) -> Tensor:
         """Probability of a click at each position of the slates that were answered, float [S, K]."""
+        return torch.sigmoid(self.shown_log_odds(answers)) * torch.sigmoid(self.seen_K)
+
+    def shown_log_odds(self, answers: Answers) -> Tensor:
+        """`log_odds` of what was shown, float [S, K]."""
         user_SV, shown_SKV = self._user(answers.user_SF) @ self.affinity, self.item_NV[answers.slate_SK]
-        logit_SK = self.log_scale.exp() * torch.einsum("sv,skv->sk", user_SV, shown_SKV)
-        return torch.sigmoid(logit_SK) * torch.sigmoid(self.seen_K)
+        return self.log_scale.exp() * torch.einsum("sv,skv->sk", user_SV, shown_SKV)
 
     def loss(self, answers: Answers) -> Tensor:
         """Cross entropy of clicks, plus the Poisson deviance of the rewards of slates that were clicked; a scalar.
@@ -106,12 +114,14 @@ class ResponseModel(nn.Module):
         Rewards below 0, which composed ones may be, count as 0.
         """
         reward_S = answers.reward_S.clamp(min=0.0)
-        is_clicked_SK = answers.is_clicked_SK.float()
-        click_loss = binary_cross_entropy(self.chances(answers).clamp(1e-6, 1 - 1e-6), is_clicked_SK)
         worth_S = self._worth_of_clicks(answers)
         is_paid_S = answers.is_clicked_SK.any(dim=1)
         deviance_S = worth_S - reward_S * worth_S.clamp(min=1e-6).log()
-        return click_loss + deviance_S[is_paid_S].sum() / (reward_S.sum() + 1.0)
+        return self.click_loss(answers) + deviance_S[is_paid_S].sum() / (reward_S.sum() + 1.0)
+
+    def click_loss(self, answers: Answers) -> Tensor:
+        """Mean cross entropy of the clicks at all positions; a scalar."""
+        return binary_cross_entropy(self.chances(answers).clamp(1e-6, 1 - 1e-6), answers.is_clicked_SK.float())
 
     @torch.no_grad()
     def worth_of_clicks(self, answers: Answers) -> Tensor:

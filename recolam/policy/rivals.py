@@ -10,11 +10,13 @@ from recolam.contracts.dataset import FIRST_ITEM
 from recolam.contracts.protocols import Observation, Sight, SightedEnvironment
 from recolam.policy.admission import Admission, Anything
 from recolam.policy.bandit import LinearBandit
+from recolam.policy.choice_model import ChoiceModel, picks_several
 from recolam.policy.decoder_rollout import Sessions
 from recolam.policy.random_log import Budget, RandomLog
 from recolam.policy.response import Answers, ResponseFit, ResponseModel, root_mean_square
 from recolam.policy.returns import Act
 from recolam.policy.slateq_agent import Replay, SlateQAgent, SlateQConfig, Transitions, state_of
+from recolam.policy.slateq_choice import ChoiceSlateQAgent
 from recolam.seeding import derive
 
 _SEGMENT = 10
@@ -54,18 +56,24 @@ def slateq(
 ) -> Act:
     """SlateQ with a learnt click model; whole slates are random at first, and with probability 0.1 at the end.
 
-    `admission` narrows what is shown, not the maximum in the target.
+    Users are taken to pick at most one item (`slateq_choice`) until a slate has two clicks, and then to answer position
+    by position (`slateq_agent`): what was learnt before is dropped, what was seen is kept. `admission` narrows what is
+    shown, not the maximum in the target.
     """
     admission = admission or Anything(tokens=environment.tokens)
     first = environment.reset(users=budget.users, seed=derive(seed, "learning", 0))
-    agent = _new_slateq(environment, first, config, seed=seed)
+    agent = _new_slateq(environment, first, config, ChoiceSlateQAgent, seed=seed)
     fit, replay, done = ResponseFit(agent.response), Replay(), 0
     for sessions, generator in budget.rounds(environment, seed=seed):
         while bool(sessions.is_active_B.any()):
             exploration = max(1.0 - 2.0 * (done + sessions.played) / budget.steps, _LEAST_EXPLORATION)
             greedy = _greedy(agent, admission, environment.slate_size)
             act = _exploring(greedy, _random(admission, environment.slate_size), exploration)
-            replay.add(Transitions.joined(_transitions(sessions, act, generator)))
+            played = Transitions.joined(_transitions(sessions, act, generator))
+            replay.add(played)
+            if isinstance(agent, ChoiceSlateQAgent) and picks_several(played.answers.is_clicked_SK):
+                agent = _new_slateq(environment, first, config, SlateQAgent, seed=seed)
+                fit = ResponseFit(agent.response)
             known = replay.transitions
             fit.steps(known.answers, _RESPONSE_STEPS, generator)
             agent.learn(known, generator)
@@ -73,16 +81,18 @@ def slateq(
     return _greedy(agent, admission, environment.slate_size)
 
 
-def _new_slateq(environment: SightedEnvironment, sight: Sight, config: SlateQConfig, *, seed: int) -> SlateQAgent:
+def _new_slateq(
+    environment: SightedEnvironment, sight: Sight, config: SlateQConfig, kind: type[SlateQAgent], *, seed: int
+) -> SlateQAgent:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        response = ResponseModel(
+        response = (ChoiceModel if kind is ChoiceSlateQAgent else ResponseModel)(
             environment.feature_NG, environment.attribute_NZ,
             user_size=sight.user_BF.shape[1], slate_size=environment.slate_size,
         )  # fmt: skip
         response.user_scale.copy_(root_mean_square(sight.user_BF))
         state_size = state_of(sight).shape[1]
-        return SlateQAgent(
+        return kind(
             response, environment.attribute_NZ, config, state_size=state_size, slate_size=environment.slate_size
         )
 

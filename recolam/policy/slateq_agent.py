@@ -6,8 +6,9 @@ Each position of a slate is a choice between its item and nothing, examined with
 
 and the best slate shows the largest labels P(click) (Q(s, i) - Q(s, nothing)) first. The target is evaluated in the
 NEXT state: r + gamma max_A' Q(s', A') (Ie et al. 2019, https://arxiv.org/abs/1905.12767). With one position this is
-SlateQ. Where several positions are clicked, each is regressed on its own reward and a K-th of what follows: the
-decomposition then holds if the clicks' effects on the future add up.
+SlateQ; users who pick at most one item of several are those of `slateq_choice`. Where several positions are clicked,
+each is regressed on its own reward and a K-th of what follows: the decomposition then holds if the clicks' effects on
+the future add up.
 
 Shape legend: B users, K slate, C candidates, N token ids, P numbers of a state, V of an item, S transitions.
 """
