@@ -8,6 +8,9 @@ values of the NEXT state (Ie et al. 2019, https://arxiv.org/abs/1905.12767). The
 z = max_A Q(s, A) - Q(s, nothing), so that the slate is the items of largest labels. Where a rule forbids that slate,
 the first labels that keep the rule are a heuristic: z is the free maximum.
 
+Where nothing was never picked, its value is never regressed, and what it says of the slates is arbitrary. It is then no
+choice at all: P(i | s, A) = v(i) / sum_{j in A} v(j), which is the same with all v a large factor larger.
+
 Shape legend: B users, K slate, C candidates, P numbers of a state, R transitions.
 """
 
@@ -19,9 +22,23 @@ from recolam.policy.choice_model import picked_place
 from recolam.policy.slateq import best_slate, slate_value, slateq_target
 from recolam.policy.slateq_agent import ItemValues, SlateQAgent, Transitions
 
+_NEVER = 40.0  # the log-odds of the likeliest item against nothing where nothing is no choice
+
 
 class ChoiceSlateQAgent(SlateQAgent):
-    """`SlateQAgent` for users of a `ChoiceModel`, which is its `response`."""
+    """`SlateQAgent` for users of a `ChoiceModel`, which is its `response`.
+
+    Attributes:
+        is_nothing_seen: whether anybody picked nothing in what it has learnt from.
+    """
+
+    is_nothing_seen = False
+
+    def learn(self, transitions: Transitions, generator: torch.Generator) -> None:
+        """Takes the configured number of gradient steps."""
+        if not self.is_nothing_seen:
+            self.is_nothing_seen = not bool(transitions.answers.is_clicked_SK.any(dim=1).all())
+        super().learn(transitions, generator)
 
     def loss(self, transitions: Transitions) -> Tensor:
         """Mean squared error of the value of what was picked, an item or nothing."""
@@ -57,6 +74,8 @@ class ChoiceSlateQAgent(SlateQAgent):
         candidate_BC = self.retrieval.candidates(self.response.expected(user_BF))
         value_BC, nothing_B = self._values(values, state_BP, candidate_BC)
         odds_BC = self.response.log_odds(user_BF).gather(1, candidate_BC)
+        if not self.is_nothing_seen:
+            odds_BC = odds_BC + (_NEVER - odds_BC.amax(dim=1, keepdim=True))
         return odds_BC, value_BC - nothing_B[:, None], nothing_B, candidate_BC
 
 

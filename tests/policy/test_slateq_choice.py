@@ -88,29 +88,38 @@ def test_learnt_values_of_slates_are_the_exact_ones(kind: type[SlateQAgent], is_
 
 
 @torch.no_grad()
-def values_of_slates(agent: SlateQAgent, weight_SI: Tensor) -> Tensor:
-    """Q(s, A) of the learnt item values, by the choice written out, float [S, A]."""
+def values_of_slates(agent: SlateQAgent, weight_SI: Tensor, *, nothing: float = 1.0) -> Tensor:
+    """Q(s, A) of the learnt item values, by the choice written out, where nothing has this weight, float [S, A]."""
     states, items = weight_SI.shape
     value_SI, nothing_S = agent._values(
         agent.values, state_rows(states), (torch.arange(items) + FIRST_ITEM).expand(states, -1)
     )
     slates = itertools.combinations(range(items), 2)
     columns = [
-        ((weight_SI[:, [i, j]] * value_SI[:, [i, j]]).sum(dim=1) + nothing_S) / (1.0 + weight_SI[:, [i, j]].sum(dim=1))
+        ((weight_SI[:, [i, j]] * value_SI[:, [i, j]]).sum(dim=1) + nothing * nothing_S)
+        / (nothing + weight_SI[:, [i, j]].sum(dim=1))
         for i, j in slates
     ]
     return torch.stack(columns, dim=1)
 
 
-def test_the_slate_shown_is_the_best_of_all() -> None:
-    """60 users with weights of their own; the labels of independent clicks find another slate for some."""
+@pytest.mark.parametrize("is_nothing_seen", [True, False])
+def test_the_slate_shown_is_the_best_of_all(is_nothing_seen: bool) -> None:
+    """60 users with weights of their own; the labels of independent clicks find another slate for some.
+
+    Where nothing was never picked, it has no weight.
+    """
     users, items = 60, 7
     weight_SI = torch.randn(users, items, generator=torch.Generator().manual_seed(4)).mul(1.5).exp()
     agent = agent_of(ChoiceSlateQAgent, weight_SI)
     with torch.no_grad():
         agent.values.gain.weight.normal_(std=3.0, generator=torch.Generator().manual_seed(5))
     agent.target.load_state_dict(agent.values.state_dict())
-    value_SA, slates = values_of_slates(agent, weight_SI), list(itertools.combinations(range(items), 2))
+    agent.is_nothing_seen = is_nothing_seen  # type: ignore[assignment]
+    value_SA, slates = (
+        values_of_slates(agent, weight_SI, nothing=float(is_nothing_seen)),
+        list(itertools.combinations(range(items), 2)),
+    )
     best = [set(slates[a]) for a in value_SA.argmax(dim=1).tolist()]
     sight = Sight(
         torch.zeros(users, 1, dtype=torch.int64), torch.zeros(users, dtype=torch.int64),
