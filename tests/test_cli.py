@@ -121,7 +121,7 @@ def test_help_of_bench_tells_every_benchmark_its_options_and_their_defaults(reco
     told = re.split(r" ([a-z-]+): (?=[A-Z])", words)
     benches = dict(zip(told[1::2], told[2::2], strict=True))
     assert {"pretrain", "simulate", "policy", "shift", "rollout", "inverse-rl", "closed-loop"} <= set(benches)
-    assert "--seeds 5, --gamma -1.0, --observation full, --rivals true" in benches["policy"]
+    assert "--seeds 5, --first-seed 0, --gamma -1.0, --observation full, --rivals true" in benches["policy"]
     assert "--protocol loo|temporal" in benches["quality"]
     assert "--config, --workers 1" in benches["quality"]
 
