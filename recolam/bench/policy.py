@@ -48,6 +48,9 @@ REWARDS = {"choc_kale": "engagement", "interest_evolution": "watch time", "recsi
 GAMMAS = {"interest_evolution": 0.98, "recsim_ng_demo": 0.98}
 """Discounts of worlds in which what is shown takes effect slowly: a tenth of the way to a document, a click."""
 
+BELIEFS = {"interest_evolution": 16, "recsim_ng_demo": 16}
+"""Numbers of a learnt belief, in worlds where it earned more than fading sums of the session did."""
+
 
 @dataclass(frozen=True)
 class PolicyBench:
@@ -58,8 +61,8 @@ class PolicyBench:
     A negative `gamma` stands for the world's own, of `GAMMAS`, else 0.95. Without `rivals` only ours learns. With
     `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many training steps, each of 100,000 user-steps;
     its demo takes 100. `home` is the root whose runs/peers/ holds stock's environment. Under partial observation ours
-    learns a belief of `belief` numbers from the sessions, from random slates first; 0 for none. `jobs` contestants at a
-    time play in processes of their own, of one thread as always; the results are the same for any number of them.
+    learns a belief of `belief` numbers from the sessions, from random slates first; 0 for none, negative for the world's
+    own, of `BELIEFS`. `jobs` contestants at a time play in processes of their own, of one thread as always; the results are the same for any number of them.
     """
 
     world: str = "bored"
@@ -73,7 +76,7 @@ class PolicyBench:
     evaluation_users: int = 200
     peer_steps: int = 0
     home: str = ""
-    belief: int = 16
+    belief: int = -1
     jobs: int = 1
 
 
@@ -101,6 +104,8 @@ def policy(config: PolicyBench) -> dict[str, Any]:
     """
     if config.gamma < 0:
         config = replace(config, gamma=GAMMAS.get(config.world, 0.95))
+    if config.belief < 0:
+        config = replace(config, belief=BELIEFS.get(config.world, 0))
     if config.seeds < 2:
         raise ConfigError(f"seeds is {config.seeds}; an interval takes 2")
     environment = seen_world(config.world, observation=config.observation)
