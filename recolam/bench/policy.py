@@ -61,8 +61,9 @@ class PolicyBench:
     A negative `gamma` stands for the world's own, of `GAMMAS`, else 0.95. Without `rivals` only ours learns. With
     `peer_steps` above 0, in `recsim_ng_demo`, stock RecSim NG takes as many training steps, each of 100,000 user-steps;
     its demo takes 100. `home` is the root whose runs/peers/ holds stock's environment. Under partial observation ours
-    learns a belief of `belief` numbers from the sessions, from random slates first; 0 for none, negative for the world's
-    own, of `BELIEFS`. `jobs` contestants at a time play in processes of their own, of one thread as always; the results are the same for any number of them.
+    learns a belief of `belief` numbers from the sessions, from random slates first; 0 for none, a negative number for
+    the world's own, of `BELIEFS`. `jobs` contestants at a time play in processes of their own, of one thread as always;
+    the results are the same for any number of them.
     """
 
     world: str = "bored"
