@@ -18,7 +18,7 @@ from recolam.policy import returns, rivals
 from recolam.policy.admission import NewToTheUser
 from recolam.policy.agent import SlateAgent
 from recolam.policy.exposure import Exposure, coverage_of, logged_exposure
-from recolam.policy.random_log import Budget as RivalBudget
+from recolam.policy.random_log import Budget
 from recolam.policy.represented import Representation, Represented
 from recolam.policy.returns import Act
 from recolam.policy.rollout import Sessions
@@ -33,19 +33,19 @@ _SEEN = 2000  # users whose states decide on the directions
 
 
 @dataclass(frozen=True)
-class Budget:
+class PolicyBudget:
     """What the policy learnt from: sessions and, in them, user-steps; a rival plays at most `most` steps of these."""
 
     sessions: int
     user_steps: int
     most: int
 
-    def of_rivals(self, horizon: int) -> RivalBudget:
+    def of_rivals(self, horizon: int) -> Budget:
         """As many sessions, cut at about `most` user-steps if sessions are as long as the policy's."""
         share = min(1.0, self.most / max(self.user_steps, 1))
         sessions = max(1, round(self.sessions * share))
         users = min(_SIDE_BY_SIDE, sessions)
-        return RivalBudget(steps=sessions // users * users * horizon, users=users)
+        return Budget(steps=sessions // users * users * horizon, users=users)
 
 
 def contestants(
@@ -65,7 +65,7 @@ def contestants(
 
 
 def learnt_rivals(
-    learning: Sessions, untrained: SlateAgent, popularity_N: Tensor, budget: Budget, *, gamma: float, seed: int
+    learning: Sessions, untrained: SlateAgent, popularity_N: Tensor, budget: PolicyBudget, *, gamma: float, seed: int
 ) -> tuple[dict[str, Act], dict[str, dict[str, int]]]:
     """The bandit and SlateQ on the pretrained representation, which have learnt; and from how much each did.
 

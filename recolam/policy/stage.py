@@ -16,7 +16,7 @@ from recolam.errors import ConfigError
 from recolam.policy import returns
 from recolam.policy.agent import AUTOREGRESSIVE, Decoder, SlateAgent
 from recolam.policy.closed_loop import ClosedLoopConfig, closed_loop
-from recolam.policy.comparison import Budget, contestants, learnt_rivals, what_was_shown
+from recolam.policy.comparison import PolicyBudget, contestants, learnt_rivals, what_was_shown
 from recolam.policy.exposure import Exposure
 from recolam.policy.interaction import Interaction
 from recolam.policy.retrieval import LARGEST_WHOLE, candidates_for
@@ -171,7 +171,7 @@ def _compared(
     config, popularity_N, untrained = prepared.config, prepared.popularity_N, prepared.fresh()
     training = config.training
     policies = contestants(agent, untrained, judging, popularity_N)
-    budget = Budget(
+    budget = PolicyBudget(
         sessions=len(curves.get("return", [])) * training.users * training.replicas,
         user_steps=int(curves["user_steps"][-1][1]) if "user_steps" in curves else 0,
         most=config.rival_steps,

@@ -11,7 +11,7 @@ from recolam.contracts.protocols import Observation
 from recolam.policy import returns
 from recolam.policy.admission import Anything, NewToTheUser
 from recolam.policy.agent import SlateAgent
-from recolam.policy.comparison import Budget, contestants, learnt_rivals
+from recolam.policy.comparison import PolicyBudget, contestants, learnt_rivals
 from recolam.policy.constraints import SlateConstraints
 from recolam.policy.exposure import Exposure, coverage_of
 from recolam.policy.returns import compare, myopic, session_returns
@@ -53,7 +53,7 @@ def with_histories(world: SimulatedUsers) -> SimulatedUsers:
 def test_everybody_plays_by_the_policy_s_rules(constraints: SlateConstraints | None) -> None:
     agent, world = agent_under(constraints), with_histories(small_world())
     learnt, steps = learnt_rivals(
-        with_histories(small_world()), agent, SALES_N, Budget(sessions=64, user_steps=300, most=10**6), **LEARNING
+        with_histories(small_world()), agent, SALES_N, PolicyBudget(sessions=64, user_steps=300, most=10**6), **LEARNING
     )
     policies = contestants(agent, agent, world, SALES_N) | learnt
     assert set(policies) == {
@@ -78,7 +78,7 @@ def test_rivals_that_learn_do_so_again_to_the_same_slates() -> None:
     observation = with_histories(small_world()).reset(users=30, seed=2)
     shown = []
     for _ in range(2):
-        budget = Budget(sessions=32, user_steps=100, most=10**6)
+        budget = PolicyBudget(sessions=32, user_steps=100, most=10**6)
         acts, _ = learnt_rivals(with_histories(small_world()), small_agent(), SALES_N, budget, **LEARNING)
         shown.append({name: act(observation, torch.Generator().manual_seed(0)) for name, act in acts.items()})
     for name, slate_BK in shown[0].items():
@@ -86,11 +86,11 @@ def test_rivals_that_learn_do_so_again_to_the_same_slates() -> None:
 
 
 def test_a_rival_stops_where_its_steps_are_spent() -> None:
-    whole = Budget(sessions=30_720, user_steps=300_000, most=300_000).of_rivals(12)
+    whole = PolicyBudget(sessions=30_720, user_steps=300_000, most=300_000).of_rivals(12)
     assert (whole.steps, whole.users) == (30_720 * 12, 256)
-    third = Budget(sessions=30_720, user_steps=300_000, most=100_000).of_rivals(12)
+    third = PolicyBudget(sessions=30_720, user_steps=300_000, most=100_000).of_rivals(12)
     assert third.steps == 10_240 * 12
-    few = Budget(sessions=16, user_steps=100, most=100_000).of_rivals(12)
+    few = PolicyBudget(sessions=16, user_steps=100, most=100_000).of_rivals(12)
     assert (few.steps, few.users) == (16 * 12, 16)
 
 
